@@ -1,0 +1,223 @@
+"""Avatars: immutable pictures of one person, where the face is in each, and nothing that can run.
+
+On disk an avatar is a folder `data/avatars/<id>/` of three files:
+
+    avatar.json   format, id, title, licence, fps, size [w, h], frames, loop, sha256 of the other two
+    frames.mp4    the pictures, any codec PyAV decodes
+    tracks.npz    boxes int32 (n, 4) and mouth float32 (n, 8, 2), pixels; read without pickle
+
+A clip is what `--customvideo_config` names: a folder of numbered pictures, and maybe a sound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import BadRequest, UnknownAvatar
+from core.media import FPS, Image
+
+FORMAT = 1
+MAX_BYTES = 2 << 30  # decoded pictures of one avatar or clip
+SAFE_ID = re.compile(r"[\w][\w.-]{0,63}")
+
+# Rows of `Avatar.mouth`; left and right as seen in the picture.
+LEFT_CORNER, RIGHT_CORNER, UPPER_OUTER, UPPER_INNER, LOWER_INNER, LOWER_OUTER, CHIN, NOSE_BASE = range(8)
+
+Loop = Literal["cycle", "pingpong"]
+
+
+class AvatarFile(BaseModel):
+    """What `avatar.json` says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1]
+    id: str
+    title: str = ""
+    licence: str = ""
+    fps: Literal[25] = 25
+    size: tuple[int, int]
+    frames: int = Field(gt=0)
+    loop: Loop = "pingpong"
+    sha256: dict[Literal["frames.mp4", "tracks.npz"], str]
+
+
+@dataclass(frozen=True, eq=False)
+class Avatar:
+    """`frames` uint8 (n, H, W, 3) BGR; `boxes` int32 (n, 4) x1 y1 x2 y2 of the face; `mouth` float32 (n, 8, 2) pixels.
+
+    Shared by every session that shows it: all arrays are read-only.
+    """
+
+    id: str
+    frames: NDArray[np.uint8] = field(repr=False)
+    boxes: NDArray[np.int32] = field(repr=False)
+    mouth: NDArray[np.float32] = field(repr=False)
+    loop: Loop = "pingpong"
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.frames)
+        if self.boxes.shape != (n, 4) or self.mouth.shape != (n, 8, 2) or n == 0:
+            raise ValueError("boxes must be (n, 4) and mouth (n, 8, 2) for n > 0 frames")
+        for array in (self.frames, self.boxes, self.mouth):
+            array.flags.writeable = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.frames.shape[2], self.frames.shape[1]
+
+    @property
+    def period(self) -> int:
+        """Ticks after which the idle loop repeats."""
+        n = len(self.frames)
+        return n if self.loop == "cycle" else max(1, 2 * n - 2)
+
+    def index(self, tick: int) -> int:
+        """The frame shown at `tick`: round and round, or to and fro."""
+        phase = tick % self.period
+        return phase if phase < len(self.frames) else self.period - phase
+
+    def image(self, index: int) -> Image:
+        """Frame `index`, uint8 (H, W, 3) BGR, read-only."""
+        return self.frames[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A custom state: `frames` uint8 (n, H, W, 3) BGR, and `pcm` float32 (m,) 16 kHz or None."""
+
+    audiotype: int
+    frames: NDArray[np.uint8] = field(repr=False)
+    pcm: NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+def safe_id(name: str) -> str:
+    """`name` if it can be a folder's name and nothing more. UnknownAvatar otherwise."""
+    if not SAFE_ID.fullmatch(name) or ".." in name:
+        raise UnknownAvatar("avatar ids are letters, digits, '_', '-' and '.', at most 64")
+    return name
+
+
+def avatar_ids(root: Path) -> list[str]:
+    """The ids of the avatars under `root`, sorted."""
+    return sorted(path.parent.name for path in root.glob("*/avatar.json"))
+
+
+def load_avatar(root: Path, avatar_id: str) -> Avatar:
+    """The avatar `root/avatar_id`. Blocking: reads and decodes everything, about 1 ms a 512×512 frame.
+
+    UnknownAvatar if there is none; BadRequest if its files do not agree with `avatar.json`.
+    """
+    folder = root / safe_id(avatar_id)
+    if not (folder / "avatar.json").is_file():
+        raise UnknownAvatar(f"unknown avatar '{avatar_id}'")
+    try:
+        about = AvatarFile.model_validate_json((folder / "avatar.json").read_bytes())
+        for name, digest in about.sha256.items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise BadRequest(f"avatar '{avatar_id}': {name} is not the file that avatar.json names")
+        frames = read_video(folder / "frames.mp4")
+        with np.load(folder / "tracks.npz", allow_pickle=False) as tracks:
+            boxes, mouth = tracks["boxes"].astype(np.int32), tracks["mouth"].astype(np.float32)
+        if len(frames) != about.frames or frames.shape[2:0:-1] != about.size:
+            raise BadRequest(f"avatar '{avatar_id}': frames.mp4 does not hold what avatar.json says")
+        return Avatar(avatar_id, frames, boxes, mouth, about.loop, about.title)
+    except (ValidationError, KeyError, ValueError, OSError, av.FFmpegError) as error:
+        raise BadRequest(f"avatar '{avatar_id}' is damaged ({type(error).__name__})") from error
+
+
+def save_avatar(root: Path, avatar: Avatar, *, crf: int = 16, licence: str = "") -> Path:
+    """Write `avatar` under `root` and return its folder. Blocking; the folder appears whole or not at all."""
+    folder = root / safe_id(avatar.id)
+    part = root / f".{avatar.id}.part"
+    part.mkdir(parents=True)
+    write_video(part / "frames.mp4", avatar.frames, crf=crf)
+    np.savez_compressed(part / "tracks.npz", boxes=avatar.boxes, mouth=avatar.mouth)
+    about = AvatarFile(
+        format=FORMAT,
+        id=avatar.id,
+        title=avatar.title,
+        licence=licence,
+        size=avatar.size,
+        frames=len(avatar.frames),
+        loop=avatar.loop,
+        sha256={
+            "frames.mp4": hashlib.sha256((part / "frames.mp4").read_bytes()).hexdigest(),
+            "tracks.npz": hashlib.sha256((part / "tracks.npz").read_bytes()).hexdigest(),
+        },
+    )
+    (part / "avatar.json").write_text(about.model_dump_json(indent=2) + "\n")
+    part.rename(folder)
+    return folder
+
+
+def read_video(path: Path) -> NDArray[np.uint8]:
+    """All pictures of a video, uint8 (n, H, W, 3) BGR. Blocking. ValueError beyond MAX_BYTES."""
+    with av.open(str(path)) as container:
+        return _stack(frame.to_ndarray(format="bgr24") for frame in container.decode(video=0))
+
+
+def read_pictures(folder: Path) -> NDArray[np.uint8]:
+    """The numbered pictures of a folder in order of their numbers, uint8 (n, H, W, 3) BGR. Blocking.
+
+    BadRequest if there are none, or one does not decode or has another size.
+    """
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"}]
+    paths = sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
+    images = (cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) for path in paths)
+    try:
+        return _stack(images)
+    except (ValueError, AttributeError, cv2.error) as error:
+        raise BadRequest(f"'{folder.name}' holds no usable numbered pictures of one size") from error
+
+
+def write_video(path: Path, frames: NDArray[np.uint8], *, crf: int) -> None:
+    """Write pictures uint8 (n, H, W, 3) BGR as H.264 at 25 fps. Blocking."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": str(crf), "preset": "slow"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode(None))
+
+
+def _stack(images: Iterator[Image]) -> NDArray[np.uint8]:
+    kept: list[Image] = []
+    held_bytes = 0
+    for image in images:
+        held_bytes += image.nbytes
+        if held_bytes > MAX_BYTES:
+            raise ValueError("too many pictures")
+        kept.append(image)
+    return np.stack(kept)
+
+
+def parse_clips(text: str) -> list[ClipItem]:
+    """The items of a `custom_config`, JSON text. BadRequest if it is not such a list."""
+    try:
+        return [ClipItem.model_validate(item) for item in json.loads(text)] if text.strip() else []
+    except (ValueError, TypeError) as error:
+        raise BadRequest("custom config must be a JSON list of {audiotype, imgpath, audiopath}") from error
+
+
+class ClipItem(BaseModel):
+    """One entry of a custom-state list. `loop` is accepted as other servers of this family write it."""
+
+    audiotype: int = Field(ge=1)
+    imgpath: str
+    audiopath: str = ""
+    loop: bool | None = None
