@@ -11,13 +11,16 @@ A clip is what `--customvideo_config` names: a folder of numbered pictures, and 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import av
 import cv2
@@ -25,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from core.audio import decode_audio
 from core.errors import BadRequest, UnknownAvatar
 from core.media import FPS, Image
 
-FORMAT = 1
 MAX_BYTES = 2 << 30  # decoded pictures of one avatar or clip
 SAFE_ID = re.compile(r"[\w][\w.-]{0,63}")
 
@@ -93,7 +96,7 @@ class Avatar:
 
     def image(self, index: int) -> Image:
         """Frame `index`, uint8 (H, W, 3) BGR, read-only."""
-        return self.frames[index]
+        return np.asarray(self.frames[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +115,34 @@ def safe_id(name: str) -> str:
     return name
 
 
-def avatar_ids(root: Path) -> list[str]:
-    """The ids of the avatars under `root`, sorted."""
-    return sorted(path.parent.name for path in root.glob("*/avatar.json"))
+class Avatars:
+    """The avatars under `root`: each is loaded once, in `pool`, and kept for as long as somebody holds it."""
+
+    def __init__(self, root: Path, pool: Executor) -> None:
+        self.root = root
+        self._pool = pool
+        self._loaded: WeakValueDictionary[str, Avatar] = WeakValueDictionary()
+        self._loading: dict[str, asyncio.Future[Avatar]] = {}
+
+    async def get(self, avatar_id: str) -> Avatar:
+        """The avatar `avatar_id`. Raises as `load_avatar` does."""
+        if avatar := self._loaded.get(avatar_id):
+            return avatar
+        loading = self._loading.get(avatar_id)
+        if loading is None:
+            loop = asyncio.get_running_loop()
+            loading = self._loading[avatar_id] = loop.run_in_executor(self._pool, load_avatar, self.root, avatar_id)
+            loading.add_done_callback(lambda _: self._loading.pop(avatar_id, None))
+        avatar = self._loaded[avatar_id] = await asyncio.shield(loading)
+        return avatar
+
+    def list(self) -> list[AvatarFile]:
+        """What can be asked for, sorted by id; damaged ones are left out. Blocking."""
+        found = []
+        for path in sorted(self.root.glob("*/avatar.json")):
+            with suppress(ValidationError, OSError):
+                found.append(AvatarFile.model_validate_json(path.read_bytes()))
+        return found
 
 
 def load_avatar(root: Path, avatar_id: str) -> Avatar:
@@ -148,7 +176,7 @@ def save_avatar(root: Path, avatar: Avatar, *, crf: int = 16, licence: str = "")
     write_video(part / "frames.mp4", avatar.frames, crf=crf)
     np.savez_compressed(part / "tracks.npz", boxes=avatar.boxes, mouth=avatar.mouth)
     about = AvatarFile(
-        format=FORMAT,
+        format=1,
         id=avatar.id,
         title=avatar.title,
         licence=licence,
@@ -168,7 +196,7 @@ def save_avatar(root: Path, avatar: Avatar, *, crf: int = 16, licence: str = "")
 def read_video(path: Path) -> NDArray[np.uint8]:
     """All pictures of a video, uint8 (n, H, W, 3) BGR. Blocking. ValueError beyond MAX_BYTES."""
     with av.open(str(path)) as container:
-        return _stack(frame.to_ndarray(format="bgr24") for frame in container.decode(video=0))
+        return _stack(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in container.decode(video=0))
 
 
 def read_pictures(folder: Path) -> NDArray[np.uint8]:
@@ -176,12 +204,13 @@ def read_pictures(folder: Path) -> NDArray[np.uint8]:
 
     BadRequest if there are none, or one does not decode or has another size.
     """
+    if not folder.is_dir():
+        raise BadRequest(f"'{folder.name}' is not a folder of pictures")
     paths = [path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"}]
     paths = sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
-    images = (cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) for path in paths)
     try:
-        return _stack(images)
-    except (ValueError, AttributeError, cv2.error) as error:
+        return _stack(map(_read_picture, paths))
+    except (ValueError, OSError, cv2.error) as error:
         raise BadRequest(f"'{folder.name}' holds no usable numbered pictures of one size") from error
 
 
@@ -195,6 +224,13 @@ def write_video(path: Path, frames: NDArray[np.uint8], *, crf: int) -> None:
         container.mux(stream.encode(None))
 
 
+def _read_picture(path: Path) -> Image:
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(path.name)
+    return np.asarray(image, np.uint8)
+
+
 def _stack(images: Iterator[Image]) -> NDArray[np.uint8]:
     kept: list[Image] = []
     held_bytes = 0
@@ -206,18 +242,31 @@ def _stack(images: Iterator[Image]) -> NDArray[np.uint8]:
     return np.stack(kept)
 
 
-def parse_clips(text: str) -> list[ClipItem]:
-    """The items of a `custom_config`, JSON text. BadRequest if it is not such a list."""
-    try:
-        return [ClipItem.model_validate(item) for item in json.loads(text)] if text.strip() else []
-    except (ValueError, TypeError) as error:
-        raise BadRequest("custom config must be a JSON list of {audiotype, imgpath, audiopath}") from error
-
-
 class ClipItem(BaseModel):
     """One entry of a custom-state list. `loop` is accepted as other servers of this family write it."""
+
+    model_config = ConfigDict(extra="forbid")
 
     audiotype: int = Field(ge=1)
     imgpath: str
     audiopath: str = ""
     loop: bool | None = None
+
+
+def load_clip(item: ClipItem, within: Path | None) -> Clip:
+    """The pictures and the sound that `item` names. Blocking.
+
+    BadRequest if they are not there, do not decode, or lie outside `within` (None: anywhere, for the operator's own).
+    """
+    pictures = read_pictures(confined(item.imgpath, within))
+    sound = decode_audio(confined(item.audiopath, within)) if item.audiopath else None
+    return Clip(item.audiotype, pictures, sound)
+
+
+def confined(name: str, within: Path | None) -> Path:
+    """The existing path `name`, which must lie inside `within` (if given), links followed. BadRequest otherwise."""
+    for base in (Path(), within or Path()):
+        path = (base / name).resolve()
+        if path.exists() and (within is None or path.is_relative_to(within.resolve())):
+            return path
+    raise BadRequest("imgpath and audiopath must name what lies in the server's data folder")

@@ -6,6 +6,7 @@ Everything here is immutable and knows no network, no codec and no engine. The t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -35,6 +36,7 @@ SILENT_TICK: NDArray[np.int16] = np.zeros(TICK_SAMPLES, np.int16)
 SILENT_TICK.flags.writeable = False
 
 UtteranceKind = Literal["echo", "chat", "audio"]
+EventKind = Literal["speak-start", "sentence", "word", "speak-end", "interrupted", "state", "closed", "error"]
 MarkKind = Literal["start", "sentence", "word", "error", "end"]
 
 
@@ -109,26 +111,37 @@ class Face:
 class Tick:
     """40 ms as every output gets it: one picture uint8 (H, W, 3) BGR and 640 int16 samples.
 
-    `idle` names the avatar frame when the picture is exactly that frame, so that an encoder may know it already.
+    `opus` is the same sound as two packets of 20 ms. `idle` names the avatar when the picture is exactly its frame for
+    this tick, so that an encoder may know it already.
     """
 
     number: int
     image: Image
     samples: NDArray[np.int16] = field(default_factory=lambda: SILENT_TICK)
-    idle: tuple[Avatar, int] | None = None
+    opus: tuple[bytes, ...] = ()
+    idle: Avatar | None = None
 
-    @property
-    def silent(self) -> bool:
-        return self.samples is SILENT_TICK
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """The H.264 access unit of tick `number`, Annex B; `key` if decoding can start here."""
+
+    number: int
+    data: bytes
+    key: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """News of a session, true when seen. `data` is JSON-able; times are in ms of media time."""
 
-    kind: Literal["speak-start", "sentence", "word", "speak-end", "interrupted", "state", "closed", "error"]
+    kind: EventKind
     time_ms: int
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """The event as every client gets it: one JSON object with `event`, `time_ms` and the data."""
+        return json.dumps({"event": self.kind, "time_ms": self.time_ms, **self.data}, ensure_ascii=False)
 
 
 class Engine(Protocol):
@@ -141,14 +154,21 @@ class Engine(Protocol):
 
 
 class Output(Protocol):
-    """Something that takes ticks. `push` and `flush` never block; both run on the event loop."""
+    """Something that takes what a session shows: WebRTC, a recording, a push. Its methods never block."""
 
-    def push(self, tick: Tick) -> None: ...
+    wants_h264: bool
+
+    def push(self, tick: Tick) -> None:
+        """Take a tick: its sound, and its picture unless `wants_h264`."""
+
+    def push_picture(self, picture: Picture) -> None:
+        """Take an encoded picture, a little after its tick; called only if `wants_h264`."""
 
     def flush(self) -> None:
         """Forget what waits: an interruption."""
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Send or write what must be, and free everything. Idempotent."""
 
 
 class Features(Protocol):

@@ -1,0 +1,476 @@
+"""One live session: `BaseReal` speaks, drives the face, and shows both, in three tasks that live and die together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import Executor, Future
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from loguru import logger
+
+from core import metrics
+from core.audio import to_int16
+from core.avatar import Avatar, Clip
+from core.clock import MediaClock
+from core.config import Settings
+from core.errors import BadRequest, Overloaded
+from core.heard import Heard
+from core.media import (
+    CHUNKS_PER_TICK,
+    SILENT_CHUNK,
+    AudioChunk,
+    Engine,
+    Event,
+    EventKind,
+    Face,
+    FaceJob,
+    Features,
+    Image,
+    Mark,
+    Output,
+    Pcm,
+    Picture,
+    Tick,
+    Utterance,
+    UtteranceKind,
+    Voice,
+    Window,
+)
+from core.portrait import MAIN, Portrait
+from core.registry import Registry
+from core.timeline import Sound, Timeline
+from core.worker import InferenceWorker
+from llm import BaseLLM, History
+from outputs.encoder import IdleLoops, OpusEncoder, PictureEncoder
+from outputs.record import Recorder
+from speech import voice as speak
+from ttsreal import BaseTTS
+
+ENGINES = Registry("engine", {"still": "stillreal:StillReal", "wav2lip": "lipreal:LipReal"})
+
+UTTERANCES = 16
+CHUNKS = 100  # 2 s, and the only back-pressure on TTS and LLM
+AHEAD = 8  # ticks that may be prepared before they are due
+PAUSE_TICKS = 12  # a gap this short between sentences still counts as speaking
+STALL_TICKS = 25  # a process that was stopped for longer skips that time
+EVENTS = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What one session was opened with; nothing in it changes afterwards."""
+
+    avatars: Mapping[str, Avatar]
+    clips: Mapping[int, Clip] = field(default_factory=dict)
+    voice: Voice = field(default_factory=Voice)
+    llm_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """What all sessions of the process share."""
+
+    engine: Engine
+    worker: InferenceWorker
+    loops: IdleLoops
+    tts: BaseTTS
+    llm: BaseLLM
+    compose: Executor
+    settings: Settings
+
+
+class BaseReal:
+    """One live session. A family of engines subclasses it with `make_engine`, `make_features` and `paste`.
+
+    Everything but `paste` runs on the event loop. `run()` is the session; cancelling it ends it.
+    """
+
+    lead_ticks: ClassVar[int] = 2  # from a window to the earliest tick that can show it
+
+    @classmethod
+    def make_engine(cls, settings: Settings) -> Engine:
+        """The family's engine, its weights loaded. Blocking. BadRequest if they are missing or another network's."""
+        raise NotImplementedError
+
+    def make_features(self) -> Features:
+        """What turns this session's sound into windows."""
+        raise NotImplementedError
+
+    def paste(self, face: Face) -> Image:
+        """The whole picture with `face` in it, uint8 (H, W, 3) BGR. Called in the compose pool."""
+        raise NotImplementedError
+
+    def __init__(self, session_id: int, choice: Choice, shared: Shared) -> None:
+        self.id = session_id
+        self.choice = choice
+        self.epoch = 0
+        self.clock = MediaClock()
+        self.portrait = Portrait(choice.avatars, choice.clips)
+        prompts = shared.settings.llm_profiles
+        self.history = History(prompts.get(choice.llm_id, shared.settings.llm_prompt))
+        self._shared = shared
+        self._loop = asyncio.get_running_loop()
+        self._last_asked = self._loop.time()
+        self._ids = count(1)
+
+        self._utterances: asyncio.Queue[Utterance] = asyncio.Queue(UTTERANCES)
+        self._turn: asyncio.Task[None] | None = None
+        self._accepted: dict[int, float] = {}
+        self._chunks: asyncio.Queue[AudioChunk] = asyncio.Queue(CHUNKS)
+
+        self._features = self.make_features()
+        self._pair: list[AudioChunk] = []
+        self._unheard: deque[Sound] = deque()  # sound whose window is still held back as right context
+        self._avatar = MAIN
+        self._last_tick = -1
+        self._timeline = Timeline()
+
+        self._unsaid = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._saying: Utterance | None = None
+        self._heard = Heard()
+        self._last_sound_tick = -PAUSE_TICKS
+        self._subscribers: set[asyncio.Queue[Event | None]] = set()
+        self._outputs: list[Output] = []
+        self._recorder: Recorder | None = None
+        self._opus = OpusEncoder()
+        self._pictures = PictureEncoder(self.size, shared.loops, shared.compose, self._push_picture)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of every picture of this session."""
+        return self.choice.avatars[MAIN].size
+
+    # What a client may ask.
+
+    def put_msg_txt(
+        self, text: str, kind: UtteranceKind = "echo", *, voice: Voice | None = None, avatar: str = MAIN
+    ) -> None:
+        """Say `text` (echo), or answer it (chat), after what is already queued; empty text says nothing.
+
+        Overloaded if 16 utterances wait; BadRequest if the session has no such avatar.
+        """
+        if avatar not in self.choice.avatars:
+            raise BadRequest(f"unknown avatarid '{avatar}'; known: {', '.join(self.choice.avatars)}")
+        if text.strip():
+            self._put(Utterance(next(self._ids), kind, text, None, voice or self.choice.voice, avatar))
+
+    def put_audio_file(self, pcm: Pcm) -> None:
+        """Say `pcm`, float32 (n,) 16 kHz mono, after what is already queued. Overloaded if 16 utterances wait."""
+        self._put(Utterance(next(self._ids), "audio", pcm=pcm))
+
+    def _put(self, utterance: Utterance) -> None:
+        try:
+            self._utterances.put_nowait(utterance)
+        except asyncio.QueueFull:
+            raise Overloaded("too many messages are waiting to be spoken") from None
+        self._last_asked = self._accepted[utterance.id] = self._loop.time()
+        self._unsaid += 1
+        self._quiet.clear()
+
+    def flush_talk(self) -> None:
+        """Be silent from the next tick on, and forget everything that was to be said."""
+        self.epoch += 1
+        if self._turn:
+            self._turn.cancel()
+        _empty(self._utterances)
+        _empty(self._chunks)
+        self._accepted.clear()
+        self._pair.clear()
+        self._unheard.clear()
+        self._timeline.clear()
+        self._features.reset()
+        self._last_tick = self.clock.position
+        self._last_sound_tick = -PAUSE_TICKS
+        for output in self._outputs:
+            output.flush()
+        self._end_saying(interrupted=True)
+        self._unsaid = 0
+        self._quiet.set()
+
+    @property
+    def is_speaking(self) -> bool:
+        """Whether speech is audible now, or was less than half a second ago."""
+        return self.clock.position - self._last_sound_tick < PAUSE_TICKS
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since somebody last asked for something or was being spoken to."""
+        return self._loop.time() - self._last_asked if self._quiet.is_set() else 0.0
+
+    async def until_quiet(self) -> None:
+        """Return when everything that was asked for has been said."""
+        await self._quiet.wait()
+
+    @property
+    def recording(self) -> bool:
+        return self._recorder is not None
+
+    def set_custom_state(self, audiotype: int, *, reinit: bool = True) -> bool:
+        """Show custom state `audiotype` when not speaking; False, and nothing changes, if there is none such."""
+        if audiotype not in self.portrait.states:
+            return False
+        self.portrait.set_state(audiotype, reinit=reinit)
+        self._emit("state", audiotype=audiotype)
+        return True
+
+    def start_recording(self, folder: Path) -> None:
+        """Record to `folder/<id>.mp4`, published as `folder/../record.mp4` too. Nothing if already recording."""
+        if not self._recorder:
+            path = folder / f"{self.id}.mp4"
+            self._recorder = Recorder(path, self.size, self._pictures.request_key, _publish)
+            self.attach(self._recorder)
+
+    async def stop_recording(self) -> None:
+        """Finish the file. Nothing if not recording."""
+        recorder, self._recorder = self._recorder, None
+        if recorder:
+            self._outputs.remove(recorder)
+            await recorder.aclose()
+
+    def attach(self, output: Output) -> None:
+        """Show everything to `output` from the next tick on; it is closed with the session."""
+        self._outputs.append(output)
+        self._pictures.request_key()
+
+    def request_key(self) -> None:
+        """Make the next encoded picture one that decoding can start with."""
+        self._pictures.request_key()
+
+    # News.
+
+    def notify(self, event: Event) -> None:
+        """Called with each event when it becomes true. Override it to act on them; it must not block."""
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """The events from now on, until the session ends. A slow reader misses the oldest."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(EVENTS)
+        self._subscribers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._subscribers.discard(queue)
+
+    def _emit(self, kind: EventKind, **data: object) -> None:
+        event = Event(kind, self.clock.position * 40, data)
+        self.notify(event)
+        for queue in self._subscribers:
+            _put_dropping(queue, event)
+
+    # The three tasks.
+
+    async def run(self) -> None:
+        """Live until cancelled, or until one of the three tasks fails; then `aclose()`."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._speak(), name=f"speak-{self.id}")
+            group.create_task(self._drive(), name=f"drive-{self.id}")
+            group.create_task(self._playout(), name=f"playout-{self.id}")
+
+    async def aclose(self) -> None:
+        """Free everything, whether or not the session ever ran."""
+        self.epoch += 1
+        await self.stop_recording()
+        for output in self._outputs:
+            await output.aclose()
+        self._outputs.clear()
+        for queue in self._subscribers:
+            _put_dropping(queue, None)
+
+    def say_goodbye(self, reason: str) -> None:
+        """Tell the listeners that the session ends."""
+        self._emit("closed", reason=reason)
+
+    async def _speak(self) -> None:
+        """Task 1: utterances become chunks, one turn at a time; a turn is a child task that `flush_talk` can cancel."""
+        try:
+            while True:
+                utterance = await self._utterances.get()
+                self._turn = asyncio.create_task(self._say(utterance), name=f"turn-{self.id}")
+                await asyncio.wait([self._turn])
+                if not self._turn.cancelled():
+                    self._turn.result()
+        finally:
+            if self._turn:
+                self._turn.cancel()
+                await asyncio.wait([self._turn])
+
+    async def _say(self, utterance: Utterance) -> None:
+        chat = utterance.kind == "chat"
+        deltas = self._shared.llm.stream(self.history.ask(utterance.text)) if chat else None
+        stall_s = self._shared.settings.tts_timeout_s
+        async with aclosing(speak(utterance, self.epoch, self._shared.tts, deltas, stall_s=stall_s)) as chunks:
+            async for chunk in chunks:
+                await self._chunks.put(chunk)
+
+    async def _drive(self) -> None:
+        """Task 2: chunks become windows, windows become face jobs with a tick to be shown at."""
+        while True:
+            chunk = await self._chunks.get()
+            if chunk.epoch != self.epoch:
+                continue
+            ends = any(mark.kind == "end" for mark in chunk.marks)
+            self._pair.append(chunk)
+            if ends and len(self._pair) < CHUNKS_PER_TICK:
+                self._pair.append(AudioChunk(SILENT_CHUNK, chunk.epoch))
+            if len(self._pair) == CHUNKS_PER_TICK:
+                await self._schedule(self._hear(), chunk.epoch)
+            if ends:
+                await self._schedule(self._features.finish(), chunk.epoch)
+
+    def _hear(self) -> list[Window]:
+        """Feed the pair of chunks to the features; their sound waits in `_unheard` for its window."""
+        pcm = np.concatenate([chunk.pcm for chunk in self._pair])
+        marks = tuple(mark for chunk in self._pair for mark in chunk.marks)
+        self._pair.clear()
+        for mark in marks:
+            if mark.kind == "start":
+                self._avatar = mark.utterance.avatar
+        self._unheard.append(Sound(to_int16(pcm), marks, self._avatar))
+        return self._features.push(pcm)
+
+    async def _schedule(self, windows: list[Window], epoch: int) -> None:
+        """Give each window the next free tick and ask for its face, at most `AHEAD` ticks before it is due."""
+        for window in windows:
+            tick = max(self._last_tick + 1, self.clock.position + self.lead_ticks)
+            await self.clock.until(tick - AHEAD)
+            if epoch != self.epoch:
+                return
+            sound = self._unheard.popleft()
+            self._last_tick = tick
+            self._timeline.put_sound(tick, sound)
+            avatar = self.choice.avatars[sound.avatar]
+            job = FaceJob(epoch, tick, window, avatar, avatar.index(tick), self.clock.due(tick))
+            self._shared.worker.submit(self._shared.engine, job, self._is_fresh, self._compose)
+
+    def _is_fresh(self, epoch: int) -> bool:
+        return epoch == self.epoch
+
+    def _compose(self, face: Face) -> None:
+        """Paste `face` back in the compose pool, then put the picture on the timeline."""
+
+        def pasted(future: Future[Image]) -> None:
+            self._loop.call_soon_threadsafe(self._place, face.job, future)
+
+        self._shared.compose.submit(self.paste, face).add_done_callback(pasted)
+
+    def _place(self, job: FaceJob, future: Future[Image]) -> None:
+        if job.epoch != self.epoch or future.cancelled():
+            return
+        if error := future.exception():
+            logger.error("session {}: a face could not be pasted: {!r}", self.id, error)
+        else:
+            self._timeline.put_picture(job.tick, future.result())
+
+    async def _playout(self) -> None:
+        """Task 3, the only one that sleeps: each tick, when it is due, goes to every output."""
+        number = self.clock.position
+        while True:
+            await self.clock.until(number)
+            late = self.clock.position - number
+            if late > STALL_TICKS:
+                number = self._skip(number, late)
+            self._show(number)
+            metrics.TICKS.inc()
+            if late > 1:
+                metrics.TICKS_LATE.inc()
+            number += 1
+
+    def _skip(self, number: int, ticks: int) -> int:
+        """Go on after a stop of the whole process as if it had not been: what waits is shown that much later."""
+        logger.warning("session {}: {} ticks skipped", self.id, ticks)
+        self._timeline.shift(ticks)
+        self._last_tick += ticks
+        return number + ticks
+
+    def _show(self, number: int) -> None:
+        sound, face = self._timeline.take(number)
+        state = self.portrait.audiotype
+        samples = sound.samples if sound else self.portrait.clip_sound()
+        image, idle = self.portrait.picture(number, sound.avatar if sound else None, face)
+        tick = Tick(number, image, samples, self._opus.encode(samples), idle)
+        for output in self._outputs:
+            output.push(tick)
+        if any(output.wants_h264 for output in self._outputs):
+            self._pictures.push(tick)
+        if sound:
+            self._last_sound_tick = number
+            for mark in sound.marks:
+                self._pass(mark)
+        if self.portrait.audiotype != state:
+            self._emit("state", audiotype=self.portrait.audiotype)
+
+    def _push_picture(self, picture: Picture) -> None:
+        for output in self._outputs:
+            if output.wants_h264:
+                output.push_picture(picture)
+
+    def _pass(self, mark: Mark) -> None:
+        """`mark` is being heard."""
+        about = mark.utterance
+        match mark.kind:
+            case "start":
+                self._saying, self._heard = about, Heard()
+                metrics.FIRST_SOUND_SECONDS.observe(self._loop.time() - self._accepted.pop(about.id, self._loop.time()))
+                self._emit("speak-start", utterance=about.id, status="start", text=_own_text(about))
+            case "sentence":
+                self._heard.sentence(mark.text)
+                self._emit("sentence", utterance=about.id, text=mark.text)
+            case "word":
+                self._heard.word(mark.text)
+                self._emit("word", utterance=about.id, text=mark.text, duration_ms=mark.duration_ms)
+            case "error":
+                metrics.SPEECH_ERRORS.inc()
+                self._emit("error", utterance=about.id, message=mark.text)
+            case "end":
+                self._end_saying(interrupted=False)
+                self._unsaid -= 1
+                if not self._unsaid:
+                    self._last_asked = self._loop.time()
+                    self._quiet.set()
+
+    def _end_saying(self, *, interrupted: bool) -> None:
+        """The present utterance is over: remember what was heard of it, and say so."""
+        about, self._saying = self._saying, None
+        if not about:
+            return
+        heard = self._heard.cut() if interrupted else self._heard.whole()
+        if about.kind == "chat":
+            self.history.heard(heard, interrupted=interrupted)
+        if interrupted:
+            metrics.INTERRUPTIONS.inc()
+            self._emit("interrupted", utterance=about.id, heard=heard)
+        self._emit("speak-end", utterance=about.id, status="end", text=_own_text(about) or heard)
+
+
+def _own_text(utterance: Utterance) -> str:
+    """What an echo says; a question is not what is spoken."""
+    return utterance.text if utterance.kind == "echo" else ""
+
+
+def _publish(path: Path) -> None:
+    """Make `path` the newest recording, `record.mp4` beside its folder, in one step."""
+    newest = path.parent.parent / "record.mp4"
+    link = newest.with_suffix(".new")
+    link.unlink(missing_ok=True)
+    link.hardlink_to(path)
+    link.replace(newest)
+
+
+def _empty(queue: asyncio.Queue[Utterance] | asyncio.Queue[AudioChunk]) -> None:
+    while not queue.empty():
+        queue.get_nowait()
+
+
+def _put_dropping(queue: asyncio.Queue[Event | None], event: Event | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)

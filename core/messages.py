@@ -1,0 +1,143 @@
+"""What clients send and get, as pydantic models: the edge of the LiveTalking API."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from core.avatar import ClipItem
+from core.errors import BadRequest, UnknownSession
+from core.media import Voice
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_TEXT = 20_000
+MAX_CLIPS = 16
+MAX_AVATARS = 8
+VOICE_NAME = re.compile(r"[\w][\w.:() -]{0,127}")
+
+
+def session_id(value: object) -> int:
+    """A session id as clients write it: an integer, digits, or an integral float. UnknownSession otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise UnknownSession("session not found")
+    try:
+        number = float(value) if isinstance(value, float) else int(value)
+    except ValueError:
+        raise UnknownSession("session not found") from None
+    if number != int(number):
+        raise UnknownSession("session not found")
+    return int(number)
+
+
+def _whole(value: object) -> object:
+    """Digits and booleans count as integers."""
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,9}\s*", value):
+        return int(value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def _from_json(value: object) -> object:
+    """A list or object may come as JSON text; empty text is as if it were missing."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.strip() else None
+
+
+SessionId = Annotated[Any, Field(description="as returned by /offer; an integer, digits are accepted")]
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+class Message(BaseModel):
+    """Fields we do not know are ignored, as every server of this family does."""
+
+    model_config = ConfigDict(extra="ignore", str_max_length=1_000_000)
+
+
+class AvatarItem(Message):
+    avatarid: str
+
+
+class Offer(Message):
+    """A WebRTC offer, and what the new session is to be."""
+
+    sdp: str
+    type: Literal["offer"]
+    avatar: str = Field("", description="avatar id; default: the server's avatar_id")
+    refaudio: str = Field("", description="voice name or reference id; default: the server's REF_FILE")
+    reftext: str = Field("", description="what the reference says; default: the server's REF_TEXT")
+    llmid: str = Field("", description="which of the server's prompts to chat with")
+    custom_config: Annotated[list[ClipItem] | None, BeforeValidator(_from_json)] = Field(
+        None, max_length=MAX_CLIPS, description="custom states, a list or its JSON text"
+    )
+    multiavatar_config: Annotated[list[AvatarItem] | None, BeforeValidator(_from_json)] = Field(
+        None, max_length=MAX_AVATARS, description="further avatars that messages may choose, a list or its JSON text"
+    )
+
+
+class SessionMessage(Message):
+    sessionid: SessionId = 0
+
+
+class Human(SessionMessage):
+    """Something to say (echo) or to answer (chat)."""
+
+    type: Literal["echo", "chat"]
+    text: str = Field(max_length=MAX_TEXT)
+    interrupt: bool = False
+    avatarid: str = Field("main", description="one of the session's multiavatar_config")
+    tts: Annotated[dict[str, Any] | None, BeforeValidator(_from_json)] = Field(
+        None, description="ref_file, ref_text and an engine's further wishes; an object or its JSON text"
+    )
+
+
+class Audiotype(SessionMessage):
+    """A custom state to show: 0 the live avatar, 1 silent, 2 and above as configured."""
+
+    audiotype: Whole
+    reinit: bool = Field(True, description="from the start; false: from where it was left")
+
+
+class Record(SessionMessage):
+    type: Literal["start_record", "end_record"]
+
+
+class Reply(BaseModel):
+    """Every answer: `code` 0 with `data`, or -1 with what is wrong in `msg`."""
+
+    code: int = 0
+    msg: str = "ok"
+    data: Any = "ok"
+
+
+class Answer(BaseModel):
+    sdp: str
+    type: Literal["answer"] = "answer"
+    sessionid: int
+
+
+def voice_of(wishes: dict[str, Any] | None, default: Voice) -> Voice:
+    """The voice that a message's `tts` asks for. BadRequest if it names a path instead of a voice."""
+    wishes = dict(wishes or {})
+    name = str(wishes.pop("ref_file", "") or wishes.pop("voice", "") or default.name)
+    if name and not VOICE_NAME.fullmatch(name):
+        raise BadRequest("ref_file is a voice's name or a reference's id, not a path")
+    return Voice(name, str(wishes.pop("ref_text", "") or default.ref_text), wishes)
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """`body`, JSON text, as `model`. BadRequest saying which field is wrong; the client's values are not repeated."""
+    try:
+        return model.model_validate(json.loads(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise BadRequest(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not valid JSON") from None
+
+
+CLIP_LIST = TypeAdapter(list[ClipItem])
+AVATAR_LIST = TypeAdapter(list[AvatarItem])
