@@ -130,6 +130,7 @@ class BaseReal:
         self._unheard: deque[Sound] = deque()  # sound whose window is still held back as right context
         self._avatar = MAIN
         self._last_tick = -1
+        self._next = 0  # the tick to be shown next
         self._timeline = Timeline()
 
         self._unsaid = 0
@@ -340,6 +341,7 @@ class BaseReal:
     async def _schedule(self, windows: list[Window], epoch: int) -> None:
         """Give each window the next free tick and ask for its face, at most `AHEAD` ticks before it is due."""
         for window in windows:
+            self._skip_stall()
             tick = max(self._last_tick + 1, self.clock.position + self.lead_ticks)
             await self.clock.until(tick - AHEAD)
             if epoch != self.epoch:
@@ -372,24 +374,24 @@ class BaseReal:
 
     async def _playout(self) -> None:
         """Task 3, the only one that sleeps: each tick, when it is due, goes to every output."""
-        number = self.clock.position
+        self._next = self.clock.position
         while True:
-            await self.clock.until(number)
-            late = self.clock.position - number
-            if late > STALL_TICKS:
-                number = self._skip(number, late)
-            self._show(number)
-            metrics.TICKS.inc()
-            if late > 1:
+            await self.clock.until(self._next)
+            self._skip_stall()
+            if self.clock.position > self._next + 1:
                 metrics.TICKS_LATE.inc()
-            number += 1
+            self._show(self._next)
+            metrics.TICKS.inc()
+            self._next += 1
 
-    def _skip(self, number: int, ticks: int) -> int:
-        """Go on after a stop of the whole process as if it had not been: what waits is shown that much later."""
-        logger.warning("session {}: {} ticks skipped", self.id, ticks)
-        self._timeline.shift(ticks)
-        self._last_tick += ticks
-        return number + ticks
+    def _skip_stall(self) -> None:
+        """After a stop of the whole process go on as if it had not been: what waits is shown that much later."""
+        ticks = self.clock.position - self._next
+        if ticks > STALL_TICKS:
+            logger.warning("session {}: {} ticks skipped", self.id, ticks)
+            self._timeline.shift(ticks)
+            self._last_tick += ticks
+            self._next += ticks
 
     def _show(self, number: int) -> None:
         sound, face = self._timeline.take(number)
