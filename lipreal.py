@@ -12,9 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from basereal import BaseReal
 from core.avatar import Avatar
+from core.config import Settings
 from core.errors import BadRequest
 from core.media import Face, FaceJob, Image
+from nets.mel import MelFeatures
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +89,23 @@ class LipEngine:
         x1, y1, x2, y2 = _face_box(avatar, index)
         crop = avatar.image(index)[y1:y2, x1:x2]
         return np.asarray(cv2.resize(crop, (self.size, self.size)), np.uint8)
+
+
+class LipReal(BaseReal):
+    """A session whose face is drawn by Wav2Lip; its checkpoint is `--modelfile`, by default `models/wav2lip.pth`."""
+
+    lead_ticks = 3
+
+    @classmethod
+    def make_engine(cls, settings: Settings) -> LipEngine:
+        path = Path(settings.modelfile) if settings.modelfile else settings.models_dir / "wav2lip.pth"
+        return LipEngine.load(path, settings.device)
+
+    def make_features(self) -> MelFeatures:
+        return MelFeatures()
+
+    def paste(self, face: Face) -> Image:
+        return paste(face)
 
 
 def paste(face: Face) -> Image:

@@ -124,8 +124,10 @@ class HumanPlayer:
         pc = self._pc
         pc.on("connectionstatechange", self._state_changed)
         pc.on("datachannel", self._channel_opened)
-        pc.addTrack(self._audio)
-        pc.addTrack(self._video)
+        wanted = check_offer(sdp)  # aiortc cannot answer with a track that the offer has no place for
+        for track in (self._audio, self._video):
+            if track.kind in wanted:
+                pc.addTrack(track)
         for transceiver in pc.getTransceivers():
             transceiver.direction = "sendonly"
             if transceiver.kind == "video":
@@ -213,8 +215,8 @@ class HumanPlayer:
                 channel.send(event.as_json())
 
 
-def check_offer(sdp: str) -> None:
-    """BadRequest unless `sdp` is an offer that wants sound or pictures and can be connected to."""
+def check_offer(sdp: str) -> set[str]:
+    """Which of "audio" and "video" the offer `sdp` wants. BadRequest if neither, or if it cannot be connected to."""
     try:
         description = SessionDescription.parse(sdp)
         wanted = [m for m in description.media if m.kind in {"audio", "video"} and m.port]
@@ -223,15 +225,17 @@ def check_offer(sdp: str) -> None:
         raise BadRequest("sdp is not a session description") from error
     if not wanted or not reachable:
         raise BadRequest("sdp must offer to receive audio or video, with ICE and DTLS parameters")
+    return {media.kind for media in wanted}
 
 
 def _without_names(sdp: str) -> str:
     """`sdp` with only those candidates that are IP addresses.
 
     A name would have to be resolved: browsers' `.local` ones cost a second each, others are a request on the client's
-    behalf. The peer is learned from its first check anyway.
+    behalf. The peer is learned from its first check anyway, so it is not said either that these were all: aioice would
+    give up on a peer without any.
     """
-    lines = re.split(r"\r?\n", sdp)
+    lines = [line for line in re.split(r"\r?\n", sdp) if not line.startswith("a=end-of-candidates")]
     return "\r\n".join(line for line in lines if not line.startswith("a=candidate:") or _is_address(line))
 
 

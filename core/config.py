@@ -42,7 +42,7 @@ class Settings(BaseSettings):
 
     model: str = Field("still", description="engine: still, wav2lip")
     modelfile: str = Field("", description="checkpoint of the engine; default models/<model>.pth")
-    device: str = Field("auto", description="auto, cpu or cuda")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the engine runs")
     avatar_id: str = Field("presenter", description="the avatar shown unless an offer names another")
     customvideo_config: str = Field("", description="JSON file of custom states")
     multiavatar_config: str = Field("", description="JSON file of the avatars a message may choose")

@@ -15,7 +15,7 @@ import edge_tts.communicate
 import edge_tts.constants
 import numpy as np
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 WORD_MS = 300
@@ -68,7 +68,7 @@ class EdgeServer:
         for index, word in enumerate(words):
             await ws.send_str(_text("audio.metadata", _boundary(index, word)))
         if self.fault != "mute":
-            await self._send_audio(ws, tone_mp3(len(words) * WORD_MS))
+            await self._send_audio(request, ws, tone_mp3(len(words) * WORD_MS))
             await ws.send_bytes(_binary(b"", with_type=False))
         await ws.send_str(_text("turn.end", {}))
         return ws
@@ -80,17 +80,21 @@ class EdgeServer:
         self.asked.append(Asked(voice[1], prosody[1], html.unescape(prosody[2])))
         return self.asked[-1]
 
-    async def _send_audio(self, ws: web.WebSocketResponse, mp3: bytes) -> None:
+    async def _send_audio(self, request: web.Request, ws: web.WebSocketResponse, mp3: bytes) -> None:
         for at in range(0, len(mp3), 720):
             if self.fault and at > len(mp3) // 3:
-                await self._break_off(ws)
+                await self._break_off(request)
             await ws.send_bytes(_binary(mp3[at : at + 720], with_type=True))
 
-    async def _break_off(self, ws: web.WebSocketResponse) -> None:
+    async def _break_off(self, request: web.Request) -> None:
         if self.fault == "stalls":
-            while (await ws.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR):
-                pass
-            self.left.set()
+            try:
+                await asyncio.Event().wait()
+            finally:  # cancelled, for nobody listens any more
+                self.left.set()
+        assert request.transport
+        request.transport.abort()
+        await asyncio.sleep(0)
         raise ConnectionResetError
 
 

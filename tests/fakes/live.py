@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class Peer:
     sounds: list[tuple[float, float, float]] = field(default_factory=list)  # (arrival s, media s, RMS 0..1)
     events: list[str] = field(default_factory=list)
     sessionid: int = 0
+    hidden: bool = False  # candidates as browsers hide them
     answer: str = ""
     first_picture: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -91,6 +93,8 @@ class Peer:
         channel.on("message", self.events.append)
         await self.pc.setLocalDescription(await self.pc.createOffer())
         sdp = _only(codec, self.pc.localDescription.sdp) if codec else self.pc.localDescription.sdp
+        if self.hidden:
+            sdp = re.sub(r"(a=candidate:\S+ \d \S+ \d+) \S+", r"\1 0d1d2d3d-hidden.local", sdp)
         reply = await self.live.post("/offer", sdp=sdp, type="offer", **wishes)
         if "sdp" in reply:
             self.sessionid, self.answer = reply["sessionid"], reply["sdp"]

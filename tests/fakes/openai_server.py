@@ -42,7 +42,7 @@ class OpenAIServer:
         return f"http://127.0.0.1:{self._server.port}/v1"
 
     async def __aenter__(self) -> Self:
-        await self._server.start_server(handler_cancellation=True)
+        await self._server.start_server()
         return self
 
     async def __aexit__(self, *_: object) -> None:
