@@ -324,14 +324,7 @@ asyncio.run(main())
 """
     )
     (tmp_path / "example.py").write_text(LOOPBACK + script)
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, tmp_path / "example.py"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = await asyncio.to_thread(_run, tmp_path / "example.py")
     assert done.returncode == 0, done.stderr
     assert "Track received: kind=video" in done.stdout and "state connected" in done.stdout
     assert done.stdout.count("{'code': 0") == 5 and "speaking True" in done.stdout

@@ -1,0 +1,142 @@
+"""The server that `scripts/bench.py` measures: the real one, with a voice whose first sound is timed.
+
+Prints one JSON line when it serves (`{"port": …}`) and one for each first piece of speech (`{"spoke": monotonic s}`).
+`--aiortc_encoder` leaves the encoding to aiortc, for comparison; `--flash` draws a flash with each beep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import aioice.ice
+import numpy as np
+from aiohttp import web
+
+import app
+import basereal
+import ttsreal
+import webrtc
+from core import log
+from core.config import Settings
+from core.media import SAMPLE_RATE, Face, Image, Tick, Voice
+from stillreal import StillReal
+from ttsreal import BaseTTS, Speech
+
+PIECE_S = 0.2
+
+
+def say(**news: object) -> None:
+    sys.stdout.write(json.dumps(news) + "\n")
+    sys.stdout.flush()
+
+
+class TimedTTS(BaseTTS):
+    """A vowel-like tone of one second a word, as fast as it is taken; the moment of its first piece is printed.
+
+    The text `beeps` gives a beep of 100 ms each second, for ten minutes and more.
+    """
+
+    async def stream(self, text: str, voice: Voice) -> AsyncIterator[Speech]:
+        beeps = text.startswith("beeps")
+        seconds = 700.0 if beeps else len(text.split())
+        for piece in range(round(seconds / PIECE_S)):
+            t = (piece * PIECE_S + np.arange(int(PIECE_S * SAMPLE_RATE)) / SAMPLE_RATE).astype(np.float64)
+            pcm = 0.4 * np.sin(2 * np.pi * 300 * t) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * t))
+            if beeps:
+                pcm *= (t % 1.0) < 0.1
+            if piece == 0:
+                say(spoke=time.monotonic())
+            yield Speech(pcm.astype(np.float32))
+
+
+class FlashReal(StillReal):
+    """Shows white while there is sound: what the eye sees of a beep."""
+
+    def paste(self, face: Face) -> Image:
+        image = super().paste(face)
+        return np.full_like(image, 255) if face.job.window[0] > 0.02 else image
+
+
+class FramePlayer(webrtc.HumanPlayer):
+    """Hands pictures and sound to aiortc's own encoders, as a server without shared packets does."""
+
+    async def answer(self, sdp: str) -> str:
+        answer = await super().answer(sdp)
+        self.wants_h264 = False
+        return answer
+
+    def push(self, tick: Tick) -> None:
+        import av
+
+        sound = av.AudioFrame.from_ndarray(tick.samples.reshape(1, -1), format="s16", layout="mono")
+        sound.sample_rate, sound.time_base = SAMPLE_RATE, webrtc.AUDIO_TIME_BASE
+        sound.pts = tick.number * len(tick.samples)
+        self._audio.put(sound)  # type: ignore[arg-type]
+        self._video.put(webrtc._frame(tick))
+
+
+async def serve(args: argparse.Namespace) -> None:
+    ttsreal.TTS._table["timed"] = "__main__:TimedTTS"
+    sys.modules["__main__"].TimedTTS = TimedTTS  # type: ignore[attr-defined]
+    if args.flash:
+        basereal.ENGINES._table["flash"] = "__main__:FlashReal"
+    if args.aiortc_encoder:
+        app.HumanPlayer = FramePlayer  # type: ignore[misc]
+    settings = Settings(
+        max_session=args.sessions,
+        model="flash" if args.flash else "still",
+        tts="timed",
+        llm="rules",
+        offer_rate=0,
+        drain_s=0,
+        bitrate=args.bitrate,
+        dead_timeout_s=60,
+    )
+    runner = web.AppRunner(app.make_app(settings))
+    runner.app.router.add_get("/bench", _usage)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    say(port=runner.addresses[0][1])
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await runner.cleanup()
+
+
+async def _usage(request: web.Request) -> web.Response:
+    """CPU seconds used so far, RSS in MB, and what could leak."""
+    import gc
+    import threading
+    from pathlib import Path
+
+    gc.collect()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return web.json_response(
+        {
+            "cpu_s": used.ru_utime + used.ru_stime,
+            "rss_mb": pages * resource.getpagesize() / (1 << 20),
+            "threads": threading.active_count(),
+            "tasks": len(asyncio.all_tasks()),
+            "fds": len(list(Path("/proc/self/fd").iterdir())),
+        }
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sessions", type=int, default=40)
+    parser.add_argument("--bitrate", type=int, default=1_000_000)
+    parser.add_argument("--aiortc_encoder", action="store_true")
+    parser.add_argument("--flash", action="store_true")
+    log.set_up("WARNING")
+    aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+    asyncio.run(serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
