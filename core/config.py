@@ -124,7 +124,7 @@ def read_settings(argv: list[str] | None = None) -> Settings:
     argv = list(sys.argv[1:] if argv is None else argv)
     _yaml_file, argv = _take_config_flag(argv)
     cli: Any = CliSettingsSource(Settings, cli_parse_args=argv, cli_prog_name="app.py", cli_implicit_flags=True)
-    return Settings(_cli_settings_source=cli)  # type: ignore[call-arg]
+    return Settings(_cli_settings_source=cli)
 
 
 def _take_config_flag(argv: list[str]) -> tuple[Path | None, list[str]]:

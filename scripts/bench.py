@@ -44,6 +44,9 @@ class Server:
             reply: dict[str, Any] = await response.json()
             return reply
 
+    async def say(self, peer: Peer, seconds: int) -> None:
+        await self.post("/human", sessionid=peer.sessionid, type="echo", text="word " * seconds)
+
     async def usage(self) -> dict[str, float]:
         async with self.http.get(self.url + "/bench") as response:
             usage: dict[str, float] = await response.json()
@@ -89,6 +92,11 @@ class Packets:
     stamps: list[int] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
     reports: list[tuple[int, int]] = field(default_factory=list)  # (NTP 32.32, RTP timestamp)
+    first: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def between(self, start: float, end: float) -> list[tuple[float, int]]:
+        """(arrival, RTP timestamp) of what came in that time."""
+        return [pair for pair in zip(self.arrivals, self.stamps, strict=True) if start < pair[0] < end]
 
     def voiced(self) -> list[float]:
         return [t for t, data in zip(self.arrivals, self.payloads, strict=True) if len(data) > VOICED_BYTES]
@@ -103,7 +111,8 @@ class Peer:
         self.keep = keep
         self.pc = RTCPeerConnection()
         self.tracks = {"audio": Packets(), "video": Packets()}
-        self.first_picture: float = 0.0
+        self.decoded = asyncio.Event()
+        self.first_picture = 0.0
         self.sessionid = 0
         self._reader: asyncio.Task[None] | None = None
 
@@ -122,6 +131,7 @@ class Peer:
 
         async def rtp(packet: Any, arrival_time_ms: int) -> None:
             packets.arrivals.append(time.monotonic())
+            packets.first.set()
             packets.stamps.append(packet.timestamp)
             packets.payloads.append(packet.payload if self.keep else packet.payload[: VOICED_BYTES + 1])
             if self.decode:
@@ -143,12 +153,9 @@ class Peer:
             while True:
                 await track.recv()
                 self.first_picture = self.first_picture or time.monotonic()
+                self.decoded.set()
         except MediaStreamError:
             return
-
-    async def until_first_packet(self) -> None:
-        while not self.tracks["video"].arrivals:
-            await asyncio.sleep(0.005)
 
     async def close(self) -> None:
         await self.pc.close()
@@ -162,7 +169,7 @@ async def peers(running: Server, n: int, **kind: bool) -> AsyncIterator[list[Pee
     try:
         for peer in crowd:
             await peer.connect()
-            await peer.until_first_packet()
+            await peer.tracks["video"].first.wait()
         yield crowd
     finally:
         await asyncio.gather(*(peer.close() for peer in crowd))
@@ -184,25 +191,17 @@ async def latency(args: argparse.Namespace) -> None:
         for turn in range(args.turns):
             await asyncio.sleep(0.5 + 0.013 * (turn % 7))
             said = len(running.spoke)
-            await running.post(
-                "/human", sessionid=peer.sessionid, type="echo", text="one two three four five six seven"
-            )
+            await running.say(peer, 7)
             await asyncio.sleep(1 + 0.017 * (turn % 5))
             starts.append(1000 * (min(t for t in sound.voiced() if t > running.spoke[said]) - running.spoke[said]))
             await running.post("/interrupt_talk", sessionid=peer.sessionid)
             answered = time.monotonic()
             await asyncio.sleep(0.5)
             stops.append(1000 * (sound.voiced()[-1] - answered))
-    row(
-        "TTS's first byte → first voiced packet, p50 / p95",
-        "≤ 150 ms p95",
-        f"{statistics.median(starts):.0f} / {p95(starts):.0f} ms",
-    )
-    row(
-        "interrupt answered → last voiced packet, p50 / p95",
-        "≤ 60 ms p95",
-        f"{statistics.median(stops):.0f} / {p95(stops):.0f} ms",
-    )
+    middle, worst = statistics.median(starts), p95(starts)
+    row("TTS's first byte → first voiced packet, p50 / p95", "≤ 150 ms p95", f"{middle:.0f} / {worst:.0f} ms")
+    middle, worst = statistics.median(stops), p95(stops)
+    row("interrupt answered → last voiced packet, p50 / p95", "≤ 60 ms p95", f"{middle:.0f} / {worst:.0f} ms")
 
 
 async def skew(args: argparse.Namespace) -> None:
@@ -215,12 +214,8 @@ async def skew(args: argparse.Namespace) -> None:
     pairs = [(flash, min(beeps, key=lambda beep: abs(beep - flash))) for flash in flashes]
     skews = [1000 * (flash - beep) for flash, beep in pairs if abs(flash - beep) < 0.3]
     first, last = statistics.mean(skews[:5]), statistics.mean(skews[-5:])
-    length = f"after {(flashes[-1] - flashes[0]) / 60:.1f} min"
-    row(
-        f"picture − sound at the receiver: start / {length} / worst",
-        "≤ 20 ms, no drift",
-        f"{first:+.1f} / {last:+.1f} / {max(skews, key=abs):+.1f} ms",
-    )
+    what = f"picture − sound at the receiver: start / after {(flashes[-1] - flashes[0]) / 60:.1f} min / worst"
+    row(what, "≤ 20 ms, no drift", f"{first:+.1f} / {last:+.1f} / {max(skews, key=abs):+.1f} ms")
 
 
 def on_ntp(packets: Packets, rate: int) -> list[float]:
@@ -244,7 +239,7 @@ def flash_times(packets: Packets) -> list[float]:
     data, stamp, moment = b"", packets.stamps[0], times[0]
     for payload, next_stamp, next_moment in zip(packets.payloads, packets.stamps, times, strict=True):
         if next_stamp != stamp:
-            for frame in decoder.decode(av.Packet(data)):  # type: ignore[attr-defined]
+            for frame in decoder.decode(av.Packet(data)):
                 light = frame.reformat(format="gray", width=16, height=16).to_ndarray().mean() > 200
                 if light and not bright:
                     found.append(moment)
@@ -257,11 +252,11 @@ def flash_times(packets: Packets) -> list[float]:
 def beep_times(packets: Packets) -> list[float]:
     """When each beep begins: in the decoded sound, minus what the Opus encoder looks ahead."""
     decoder = av.CodecContext.create("libopus", "r")
-    decoder.sample_rate = 48_000  # type: ignore[attr-defined]
+    decoder.sample_rate = 48_000
     lookahead_s = 0.0065
     found, loud_until = [], -1.0
     for moment, payload in zip(on_ntp(packets, 48_000), packets.payloads, strict=True):
-        for frame in decoder.decode(av.Packet(payload)):  # type: ignore[attr-defined]
+        for frame in decoder.decode(av.Packet(payload)):
             samples = frame.to_ndarray().astype(np.float64).reshape(-1)
             samples = samples / 32768 if frame.format.name.startswith("s16") else samples
             step = 2 if frame.layout.nb_channels == 2 and not frame.format.is_planar else 1
@@ -284,27 +279,17 @@ async def capacity(args: argparse.Namespace) -> None:
     ):
         async with server(*flags) as running, peers(running, n, keep=False) as crowd:
             for peer in crowd[:speaking]:
-                await running.post("/human", sessionid=peer.sessionid, type="echo", text="word " * 60)
+                await running.say(peer, 60)
             await asyncio.sleep(3)
             before, start = await running.usage(), time.monotonic()
             await asyncio.sleep(args.seconds)
             after, end = await running.usage(), time.monotonic()
         cores = (after["cpu_s"] - before["cpu_s"]) / (end - start)
-        fps = [
-            len(
-                {
-                    s
-                    for t, s in zip(p.tracks["video"].arrivals, p.tracks["video"].stamps, strict=True)
-                    if start < t < end
-                }
-            )
-            / (end - start)
-            for p in crowd
-        ]
-        gaps = [float(np.max(np.diff([t for t in p.tracks["audio"].arrivals if start < t < end]))) for p in crowd]
-        sound = [sum(start < t < end for t in p.tracks["audio"].arrivals) / (end - start) for p in crowd]
-        got = f"{cores:.2f} cores, {min(fps):.1f} fps, {min(sound):.1f} sound packets/s, longest gap {1000 * max(gaps):.0f} ms"
-        row(name, "25 fps, 50/s", got)
+        pictures = [len({stamp for _, stamp in peer.tracks["video"].between(start, end)}) for peer in crowd]
+        sounds = [[t for t, _ in peer.tracks["audio"].between(start, end)] for peer in crowd]
+        gap_ms = 1000 * max(float(np.max(np.diff(times))) for times in sounds)
+        fps, rate = min(pictures) / (end - start), min(map(len, sounds)) / (end - start)
+        row(name, "25 fps, 50/s", f"{cores:.2f} cores, {fps:.1f} fps, {rate:.1f} sounds/s, longest gap {gap_ms:.0f} ms")
 
 
 async def join(args: argparse.Namespace) -> None:
@@ -315,8 +300,7 @@ async def join(args: argparse.Namespace) -> None:
             peer = Peer(running, decode=True)
             start = time.monotonic()
             await peer.connect()
-            while not peer.first_picture:
-                await asyncio.sleep(0.002)
+            await peer.decoded.wait()
             times.append(1000 * (peer.first_picture - start))
             await peer.close()
     row("warm join, p50 / p95", "≤ 300 ms p95", f"{statistics.median(times):.0f} / {p95(times):.0f} ms")
@@ -330,23 +314,22 @@ async def memory(args: argparse.Namespace) -> None:
         one = await running.usage()
         async with peers(running, 10, keep=False) as crowd:
             for peer in crowd:
-                await running.post("/human", sessionid=peer.sessionid, type="echo", text="word " * 20)
+                await running.say(peer, 20)
             await asyncio.sleep(4)
             ten = await running.usage()
         row("memory per session, speaking", "≤ 30 MB", f"{(ten['rss_mb'] - one['rss_mb']) / 10:.1f} MB")
         marks = []
         for cycle in range(args.cycles):
             async with peers(running, 1, keep=False) as (peer,):
-                await running.post("/human", sessionid=peer.sessionid, type="echo", text="word")
+                await running.say(peer, 1)
                 await asyncio.sleep(0.1)
             if cycle + 1 in {args.cycles // 2, args.cycles}:
                 await asyncio.sleep(3)
                 marks.append(await running.usage())
     half, end = marks
     for key in ("threads", "tasks", "fds", "rss_mb"):
-        row(
-            f"{key} after {args.cycles // 2} → {args.cycles} sessions", "no growth", f"{half[key]:.0f} → {end[key]:.0f}"
-        )
+        what = f"{key} after {args.cycles // 2} → {args.cycles} sessions"
+        row(what, "no growth", f"{half[key]:.0f} → {end[key]:.0f}")
 
 
 ALL = {"latency": latency, "skew": skew, "join": join, "capacity": capacity, "memory": memory}

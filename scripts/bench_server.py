@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator
 
 import aioice.ice
+import av
 import numpy as np
+import psutil
 from aiohttp import web
 
 import app
@@ -72,8 +74,6 @@ class FramePlayer(webrtc.HumanPlayer):
         return answer
 
     def push(self, tick: Tick) -> None:
-        import av
-
         sound = av.AudioFrame.from_ndarray(tick.samples.reshape(1, -1), format="s16", layout="mono")
         sound.sample_rate, sound.time_base = SAMPLE_RATE, webrtc.AUDIO_TIME_BASE
         sound.pts = tick.number * len(tick.samples)
@@ -87,7 +87,7 @@ async def serve(args: argparse.Namespace) -> None:
     if args.flash:
         basereal.ENGINES._table["flash"] = "__main__:FlashReal"
     if args.aiortc_encoder:
-        app.HumanPlayer = FramePlayer  # type: ignore[misc]
+        setattr(app, "HumanPlayer", FramePlayer)  # noqa: B010
     settings = Settings(
         max_session=args.sessions,
         model="flash" if args.flash else "still",
@@ -109,20 +109,16 @@ async def serve(args: argparse.Namespace) -> None:
 
 async def _usage(request: web.Request) -> web.Response:
     """CPU seconds used so far, RSS in MB, and what could leak."""
-    import gc
-    import threading
-    from pathlib import Path
-
     gc.collect()
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    process = psutil.Process()
+    used = process.cpu_times()
     return web.json_response(
         {
-            "cpu_s": used.ru_utime + used.ru_stime,
-            "rss_mb": pages * resource.getpagesize() / (1 << 20),
-            "threads": threading.active_count(),
+            "cpu_s": used.user + used.system,
+            "rss_mb": process.memory_info().rss / (1 << 20),
+            "threads": process.num_threads(),
             "tasks": len(asyncio.all_tasks()),
-            "fds": len(list(Path("/proc/self/fd").iterdir())),
+            "fds": process.num_fds(),
         }
     )
 
