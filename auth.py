@@ -20,7 +20,7 @@ from core.messages import Reply
 
 OPEN_PATHS = {"/healthz", "/readyz", "/openapi.json"}
 REMEMBERED_ADDRESSES = 10_000
-CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; connect-src *; style-src 'self'"
+CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: http: https:; connect-src *; style-src 'self'"
 
 
 def reply(data: object = "ok", **more: object) -> web.Response:

@@ -43,6 +43,7 @@ from core.media import (
     Voice,
     Window,
 )
+from core.news import News
 from core.portrait import MAIN, Portrait
 from core.registry import Registry
 from core.timeline import Sound, Timeline
@@ -60,7 +61,6 @@ CHUNKS = 100  # 2 s, and the only back-pressure on TTS and LLM
 AHEAD = 8  # ticks that may be prepared before they are due
 PAUSE_TICKS = 12  # a gap this short between sentences still counts as speaking
 STALL_TICKS = 25  # a process that was stopped for longer skips that time
-EVENTS = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +139,7 @@ class BaseReal:
         self._saying: Utterance | None = None
         self._heard = Heard()
         self._last_sound_tick = -PAUSE_TICKS
-        self._subscribers: set[asyncio.Queue[Event | None]] = set()
+        self._news = News()
         self._outputs: list[Output] = []
         self._recorder: Recorder | None = None
         self._opus = OpusEncoder()
@@ -251,21 +251,14 @@ class BaseReal:
     def notify(self, event: Event) -> None:
         """Called with each event when it becomes true. Override it to act on them; it must not block."""
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    def events(self) -> AsyncGenerator[Event, None]:
         """The events from now on, until the session ends. A slow reader misses the oldest."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(EVENTS)
-        self._subscribers.add(queue)
-        try:
-            while (event := await queue.get()) is not None:
-                yield event
-        finally:
-            self._subscribers.discard(queue)
+        return self._news.read()
 
     def _emit(self, kind: EventKind, **data: object) -> None:
         event = Event(kind, self.clock.position * 40, data)
         self.notify(event)
-        for queue in self._subscribers:
-            _put_dropping(queue, event)
+        self._news.tell(event)
 
     # The three tasks.
 
@@ -283,8 +276,7 @@ class BaseReal:
         for output in self._outputs:
             await output.aclose()
         self._outputs.clear()
-        for queue in self._subscribers:
-            _put_dropping(queue, None)
+        self._news.end()
 
     def say_goodbye(self, reason: str) -> None:
         """Tell the listeners that the session ends."""
@@ -470,9 +462,3 @@ def _publish(path: Path) -> None:
 def _empty(queue: asyncio.Queue[Utterance] | asyncio.Queue[AudioChunk]) -> None:
     while not queue.empty():
         queue.get_nowait()
-
-
-def _put_dropping(queue: asyncio.Queue[Event | None], event: Event | None) -> None:
-    if queue.full():
-        queue.get_nowait()
-    queue.put_nowait(event)

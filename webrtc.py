@@ -34,7 +34,7 @@ VIDEO_TIME_BASE = Fraction(1, VIDEO_CLOCK_HZ)
 CHUNK_S = CHUNK_SAMPLES / SAMPLE_RATE
 QUEUED_SOUND = 250  # packets, 5 s: a peer that reads so slowly is gone
 QUEUED_PICTURES = 8
-WATCH_S = 3.0
+WATCH_S = 1.0
 
 Media: TypeAlias = "av.Packet[Any] | av.VideoFrame"
 

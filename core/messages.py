@@ -47,7 +47,9 @@ def _from_json(value: object) -> object:
     return json.loads(value) if value.strip() else None
 
 
-SessionId = Annotated[Any, Field(description="as returned by /offer; an integer, digits are accepted")]
+SessionId = Annotated[
+    Any, Field(description="as returned by /offer; digits are accepted", json_schema_extra={"type": "integer"})
+]
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 

@@ -1,0 +1,122 @@
+import { get } from "./lib/api.js";
+import { Composer } from "./lib/composer.js";
+import { byId, element, redraw } from "./lib/dom.js";
+import { Failure } from "./lib/failure.js";
+import { label, say, speakUsersLanguage } from "./lib/i18n.js";
+import { clear, guard, show } from "./lib/notice.js";
+import { Plot } from "./lib/plot.js";
+import { Recorder } from "./lib/recorder.js";
+import { Session } from "./lib/session.js";
+import { States } from "./lib/states.js";
+import { Transcript } from "./lib/transcript.js";
+
+const video = byId("video");
+const session = new Session(video);
+const transcript = new Transcript(byId("messages"), byId("captions"));
+const states = new States(() => session.id);
+const recorder = new Recorder(() => session.id);
+const plots = {
+  fps: new Plot(byId("plot-fps"), 30),
+  latency: new Plot(byId("plot-latency"), 100),
+  jitter: new Plot(byId("plot-jitter"), 20),
+  loss: new Plot(byId("plot-loss"), 5),
+};
+
+speakUsersLanguage();
+new Composer(liveId, (text) => transcript.said(text));
+byId("diagnostics").open = matchMedia("(min-width: 60rem) and (min-height: 42rem)").matches;
+byId("start").addEventListener("click", start);
+byId("stop").addEventListener("click", () => session.stop());
+session.addEventListener("state", ({ detail }) => showState(detail));
+session.addEventListener("failure", ({ detail }) => show(detail));
+session.addEventListener("news", ({ detail }) => hear(detail));
+session.addEventListener("stats", ({ detail }) => plot(detail));
+wireSound();
+guard(offerAvatars);
+
+function start() {
+  clear();
+  Object.values(plots).forEach((plot) => plot.clear());
+  const avatar = byId("avatar").value;
+  session.start(avatar ? { avatar } : {});
+}
+
+function liveId() {
+  return session.state === "live" ? session.id : null;
+}
+
+async function offerAvatars() {
+  const unnamed = element("option", { value: "" });
+  say(unnamed, "avatar.default");
+  byId("avatar").append(unnamed);
+  const { data } = await get("api/avatars");
+  const options = data.avatars.map(({ id, title }) => {
+    return element("option", { value: id, selected: id === data.default }, title || id);
+  });
+  if (options.length) byId("avatar").replaceChildren(...options);
+}
+
+function showState(state) {
+  document.body.dataset.state = state;
+  say(byId("status"), `status.${state}`);
+  say(byId("start-text"), { idle: "start", connecting: "start.wait", live: "start", failed: "start.again" }[state]);
+  byId("start").disabled = byId("avatar").disabled = state === "connecting";
+  byId("stop").disabled = state === "idle";
+  byId("record").disabled = state !== "live";
+  byId("states-box").hidden = state !== "live";
+  if (state === "live") arrived();
+  if (state === "idle") recorder.ended();
+}
+
+function arrived() {
+  clear();
+  guard(() => states.load());
+  const hasKeyboard = matchMedia("(hover: hover)").matches; // on a phone, focus would raise one over the picture
+  if (hasKeyboard) byId("text").focus({ preventScroll: true });
+}
+
+function hear(news) {
+  transcript.hear(news);
+  if (news.event === "state") states.mark(news.audiotype);
+  if (news.event === "error") show(new Failure("error.presenter", news.message));
+}
+
+function plot(figures) {
+  const { fps, rttMs, bufferMs, jitterMs, audioJitterMs, lossPercent, codec, size, kbps } = figures;
+  plots.fps.push(fps);
+  plots.latency.push(rttMs, bufferMs);
+  plots.jitter.push(jitterMs, audioJitterMs);
+  plots.loss.push(lossPercent);
+  byId("now-fps").value = unit(fps, "fps", 1);
+  byId("now-latency").value = `${unit(rttMs, "ms")} · ${unit(bufferMs, "ms")}`;
+  byId("now-jitter").value = `${unit(jitterMs, "ms")} · ${unit(audioJitterMs, "ms")}`;
+  byId("now-loss").value = unit(lossPercent, "%", 1);
+  byId("link").value = kbps === null ? "" : `${codec} · ${size} · ${unit(kbps, "kbit/s")}`;
+}
+
+function unit(value, name, digits = 0) {
+  return value === null ? "–" : `${value.toFixed(digits)} ${name}`;
+}
+
+function wireSound() {
+  byId("mute").addEventListener("click", () => (video.muted = !video.muted));
+  byId("sound").addEventListener("click", () => (video.muted = false));
+  byId("volume").addEventListener("input", ({ target }) => {
+    video.volume = target.valueAsNumber;
+    video.muted = false;
+  });
+  video.addEventListener("volumechange", () => {
+    label(byId("mute"), video.muted ? "unmute" : "mute");
+    redraw(byId("mute").firstElementChild, video.muted ? "muted" : "volume");
+    if (!video.muted) byId("sound").hidden = true;
+  });
+  session.addEventListener("muted", () => (byId("sound").hidden = false));
+  byId("fullscreen").addEventListener("click", fillScreen);
+}
+
+/** iPhones let only a video fill the screen, not the captions around it. */
+function fillScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else if (document.fullscreenEnabled) byId("stage").requestFullscreen();
+  else video.webkitEnterFullscreen();
+}
