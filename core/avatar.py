@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -194,9 +195,10 @@ def save_avatar(root: Path, avatar: Avatar, *, crf: int = 16, licence: str = "")
 
 
 def read_video(path: Path) -> NDArray[np.uint8]:
-    """All pictures of a video, uint8 (n, H, W, 3) BGR. Blocking. ValueError beyond MAX_BYTES."""
+    """All pictures of an mp4, uint8 (n, H, W, 3) BGR. Blocking. ValueError if there are none, or beyond MAX_BYTES."""
     with av.open(str(path)) as container:
-        return _stack(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in container.decode(video=0))
+        images = (np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in container.decode(video=0))
+        return _stack(images, container.streams.video[0].frames)
 
 
 def read_pictures(folder: Path) -> NDArray[np.uint8]:
@@ -209,7 +211,7 @@ def read_pictures(folder: Path) -> NDArray[np.uint8]:
     paths = [path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"}]
     paths = sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
     try:
-        return _stack(map(_read_picture, paths))
+        return _stack(map(_read_picture, paths), len(paths))
     except (ValueError, OSError, cv2.error) as error:
         raise BadRequest(f"'{folder.name}' holds no usable numbered pictures of one size") from error
 
@@ -231,15 +233,17 @@ def _read_picture(path: Path) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def _stack(images: Iterator[Image]) -> NDArray[np.uint8]:
-    kept: list[Image] = []
-    held_bytes = 0
-    for image in images:
-        held_bytes += image.nbytes
-        if held_bytes > MAX_BYTES:
-            raise ValueError("too many pictures")
-        kept.append(image)
-    return np.stack(kept)
+def _stack(images: Iterator[Image], n: int) -> NDArray[np.uint8]:
+    """The first `n` images as one array, filled in place: a second copy would double what loading takes."""
+    first = next(images, None)
+    if first is None or n < 1 or n * first.nbytes > MAX_BYTES:
+        raise ValueError("no pictures, or too many")
+    stack = np.empty((n, *first.shape), np.uint8)
+    for place, image in zip(range(n), chain([first], images), strict=False):
+        stack[place] = image
+    if place != n - 1:
+        raise ValueError("pictures are missing")
+    return stack
 
 
 class ClipItem(BaseModel):
