@@ -145,9 +145,7 @@ async def human(request: web.Request) -> web.Response:
     message = parse(Human, await _body(request))
     real = _session(request, message)
     voice = voice_of(message.tts, real.choice.voice)
-    if message.interrupt:
-        real.flush_talk()
-    real.put_msg_txt(message.text, message.type, voice=voice, avatar=message.avatarid)
+    real.put_msg_txt(message.text, message.type, voice=voice, avatar=message.avatarid, interrupt=message.interrupt)
     return reply()
 
 
@@ -205,9 +203,9 @@ async def record(request: web.Request) -> web.Response:
 
 async def recording(request: web.Request) -> web.StreamResponse:
     """GET /record/{sessionid}: a finished recording, as mp4."""
-    name = session_id(request.match_info["sessionid"])
+    name = request.match_info["sessionid"]
     path = request.app[SETTINGS].data_dir / "record" / f"{name}.mp4"
-    if not path.is_file():
+    if not name.isdecimal() or not path.is_file():
         raise web.HTTPNotFound(reason="Record not found")
     return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="{name}.mp4"'})
 
@@ -311,6 +309,8 @@ async def page(request: web.Request) -> web.StreamResponse:
     name = request.match_info["name"]
     if request.path in ROUTES:
         raise web.HTTPMethodNotAllowed(request.method, sorted(ROUTES[request.path]))
+    if "\0" in name:
+        raise web.HTTPNotFound
     path = (WEB / PAGES.get(name, name)).resolve()
     if not path.is_relative_to(WEB.resolve()) or not path.is_file():
         raise web.HTTPNotFound

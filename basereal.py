@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from shutil import copyfile
 from typing import ClassVar
 
 import numpy as np
@@ -153,14 +154,22 @@ class BaseReal:
     # What a client may ask.
 
     def put_msg_txt(
-        self, text: str, kind: UtteranceKind = "echo", *, voice: Voice | None = None, avatar: str = MAIN
+        self,
+        text: str,
+        kind: UtteranceKind = "echo",
+        *,
+        voice: Voice | None = None,
+        avatar: str = MAIN,
+        interrupt: bool = False,
     ) -> None:
-        """Say `text` (echo), or answer it (chat), after what is already queued; empty text says nothing.
+        """Say `text` (echo), or answer it (chat), after what is queued or (`interrupt`) at once; "" says nothing.
 
-        Overloaded if 16 utterances wait; BadRequest if the session has no such avatar.
+        Overloaded if 16 utterances wait; BadRequest, and nothing is interrupted, if the session has no such avatar.
         """
         if avatar not in self.choice.avatars:
             raise BadRequest(f"unknown avatarid '{avatar}'; known: {', '.join(self.choice.avatars)}")
+        if interrupt:
+            self.flush_talk()
         if text.strip():
             self._put(Utterance(next(self._ids), kind, text, None, voice or self.choice.voice, avatar))
 
@@ -455,7 +464,10 @@ def _publish(path: Path) -> None:
     newest = path.parent.parent / "record.mp4"
     link = newest.with_suffix(".new")
     link.unlink(missing_ok=True)
-    link.hardlink_to(path)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        copyfile(path, link)
     link.replace(newest)
 
 
