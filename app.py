@@ -506,9 +506,12 @@ def main() -> None:
     """Serve until told to stop."""
     settings = read_settings()
     log.set_up(settings.log_level, settings.log_file)
-    logger.info("Vivace {} at http://{}:{}", VERSION, "127.0.0.1", settings.listenport)
+
+    def serving(_: str) -> None:
+        logger.info("Vivace {} is ready: open http://127.0.0.1:{}", VERSION, settings.listenport)
+
     try:
-        web.run_app(make_app(settings), host=settings.host, port=settings.listenport, print=None, access_log=None)
+        web.run_app(make_app(settings), host=settings.host, port=settings.listenport, print=serving, access_log=None)
     except (VivaceError, OSError) as error:
         raise SystemExit(f"Vivace cannot start: {error}") from error
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -124,7 +124,11 @@ def read_settings(argv: list[str] | None = None) -> Settings:
     argv = list(sys.argv[1:] if argv is None else argv)
     _yaml_file, argv = _take_config_flag(argv)
     cli: Any = CliSettingsSource(Settings, cli_parse_args=argv, cli_prog_name="app.py", cli_implicit_flags=True)
-    return Settings(_cli_settings_source=cli)
+    try:
+        return Settings(_cli_settings_source=cli)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)]
+        raise SystemExit("\n".join(["the settings are not right:", *wrong])) from None
 
 
 def _take_config_flag(argv: list[str]) -> tuple[Path | None, list[str]]:
