@@ -433,7 +433,6 @@ async def _drain(app: web.Application) -> None:
 async def _house(app: web.Application) -> AsyncIterator[None]:
     """Start everything, top to bottom; after the drain stop it, bottom to top."""
     settings = app[SETTINGS]
-    set_bitrate(settings.bitrate)
     io = ThreadPoolExecutor(4, "io")
     compose = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "compose")
     real: type[BaseReal] = ENGINES.load(settings.model)
@@ -442,6 +441,7 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     loops = IdleLoops(settings.bitrate, io)
     default_avatar = await avatars.get(settings.avatar_id)
     loops.get(default_avatar)
+    set_bitrate(loops.bitrate(default_avatar.size))
     clips = await _load_clips(io, _read_list(settings.customvideo_config, CLIP_LIST), None)
     tts: BaseTTS = TTS.load(settings.tts)(_voice_settings(settings))
     await tts.start()

@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     )
     llm_timeout_s: float = Field(20.0, gt=0, description="an answer is given up after this long without text")
 
-    bitrate: int = Field(1_500_000, ge=100_000, le=20_000_000, description="video bits per second of a session")
+    bitrate: int = Field(
+        0, ge=0, le=20_000_000, description="video bits per second of a session; 0: by size, 1 Mbit/s at 512×512"
+    )
     stun: str = Field("", description="STUN server for clients and server, e.g. stun:host:3478")
     turn: str = Field("", description="TURN server, e.g. turn:host:3478?transport=udp")
     turn_username: str = ""

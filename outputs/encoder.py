@@ -74,19 +74,31 @@ class IdleLoop:
 
 
 class IdleLoops:
-    """The idle loops of a process, one per living avatar, encoded in `pool` when first asked for."""
+    """The idle loops of a process, one per living avatar, encoded in `pool` when first asked for.
+
+    `bitrate` is in bits per second; 0 leaves it to the size of the picture.
+    """
 
     def __init__(self, bitrate: int, pool: Executor) -> None:
-        self.bitrate = bitrate
+        self._bitrate = bitrate
         self._pool = pool
         self._loops: WeakKeyDictionary[Avatar, Future[IdleLoop]] = WeakKeyDictionary()
+
+    def bitrate(self, size: tuple[int, int]) -> int:
+        """Bits per second for pictures of `size` (width, height), live ones included."""
+        return self._bitrate or bitrate_for(size)
 
     def get(self, avatar: Avatar) -> IdleLoop | None:
         """The loop of `avatar`, or None while it is being made. Any thread."""
         making = self._loops.get(avatar)
         if making is None:
-            making = self._loops[avatar] = self._pool.submit(encode_loop, avatar, self.bitrate)
+            making = self._loops[avatar] = self._pool.submit(encode_loop, avatar, self.bitrate(avatar.size))
         return making.result() if making.done() and not making.cancelled() and not making.exception() else None
+
+
+def bitrate_for(size: tuple[int, int]) -> int:
+    """Bits per second that a picture of `size` (width, height) deserves: 1 Mbit/s at 512×512, 4.2 at 1080×1920."""
+    return int(1_000_000 * (size[0] * size[1] / 512**2) ** 0.7)
 
 
 def encode_loop(avatar: Avatar, bitrate: int) -> IdleLoop:
@@ -151,7 +163,7 @@ class PictureEncoder:
     def _encode(self, tick: Tick, key: bool) -> None:
         try:
             if self._live is None:
-                self._live = H264Encoder(self._size, self._loops.bitrate)
+                self._live = H264Encoder(self._size, self._loops.bitrate(self._size))
             picture = self._live.encode(tick.image, tick.number, key=key)
         except (av.FFmpegError, cv2.error, ValueError) as error:
             logger.error("a picture could not be encoded: {}", error)

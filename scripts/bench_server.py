@@ -126,7 +126,7 @@ async def _usage(request: web.Request) -> web.Response:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sessions", type=int, default=40)
-    parser.add_argument("--bitrate", type=int, default=1_000_000)
+    parser.add_argument("--bitrate", type=int, default=0)
     parser.add_argument("--aiortc_encoder", action="store_true")
     parser.add_argument("--flash", action="store_true")
     log.set_up("WARNING")
