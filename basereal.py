@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Executor, Future
@@ -87,7 +88,7 @@ class Shared:
     settings: Settings
 
 
-class BaseReal:
+class BaseReal(ABC):
     """One live session. A family of engines subclasses it with `make_engine`, `make_features` and `paste`.
 
     Everything but `paste` runs on the event loop. `run()` is the session; cancelling it ends it.
@@ -96,17 +97,17 @@ class BaseReal:
     lead_ticks: ClassVar[int] = 2  # from a window to the earliest tick that can show it
 
     @classmethod
+    @abstractmethod
     def make_engine(cls, settings: Settings) -> Engine:
         """The family's engine, its weights loaded. Blocking. BadRequest if they are missing or another network's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_features(self) -> Features:
         """What turns this session's sound into windows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def paste(self, face: Face) -> Image:
         """The whole picture with `face` in it, uint8 (H, W, 3) BGR. Called in the compose pool."""
-        raise NotImplementedError
 
     def __init__(self, session_id: int, choice: Choice, shared: Shared) -> None:
         self.id = session_id
