@@ -260,6 +260,7 @@ class BaseReal(ABC):
 
     def notify(self, event: Event) -> None:
         """Called with each event when it becomes true. Override it to act on them; it must not block."""
+        logger.debug("session {}: {} at {} ms", self.id, event.kind, event.time_ms)
 
     def events(self) -> AsyncGenerator[Event, None]:
         """The events from now on, until the session ends. A slow reader misses the oldest."""
