@@ -402,16 +402,16 @@ async def _in(pool: Executor, function: Callable[..., T], *args: Any) -> T:
 def make_app(settings: Settings) -> web.Application:
     """The whole server as an aiohttp application; it starts and stops everything it needs with itself."""
 
-    def is_api(request: web.Request) -> bool:
+    def route_of(request: web.Request) -> str:
         resource = request.match_info.route.resource
-        return resource is not None and resource.canonical in ROUTES
+        return resource.canonical if resource and resource.canonical in ROUTES else ""
 
     app = web.Application(
         client_max_size=MAX_AUDIO,
         middlewares=[
-            render_errors(is_api),
+            render_errors(route_of),
             allow_cross_origin(),
-            require_token(settings.api_token.get_secret_value(), is_api),
+            require_token(settings.api_token.get_secret_value(), route_of),
             limit_rate({"/offer": settings.offer_rate}),
         ],
     )
@@ -437,6 +437,7 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     compose = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "compose")
     real: type[BaseReal] = ENGINES.load(settings.model)
     engine = await _in(io, real.make_engine, settings)
+    engine.max_batch = min(engine.max_batch, settings.batch_size)
     avatars = Avatars(settings.data_dir / "avatars", io)
     loops = IdleLoops(settings.bitrate, io)
     default_avatar = await avatars.get(settings.avatar_id)
@@ -512,7 +513,7 @@ def main() -> None:
 
     try:
         web.run_app(make_app(settings), host=settings.host, port=settings.listenport, print=serving, access_log=None)
-    except (VivaceError, OSError) as error:
+    except (VivaceError, OSError, ModuleNotFoundError) as error:
         raise SystemExit(f"Vivace cannot start: {error}") from error
 
 

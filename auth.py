@@ -20,7 +20,15 @@ from core.messages import Reply
 
 OPEN_PATHS = {"/healthz", "/readyz", "/openapi.json"}
 REMEMBERED_ADDRESSES = 10_000
-CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: http: https:; connect-src *; style-src 'self'"
+CSP = "; ".join(
+    [
+        "default-src 'self'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob: http: https:",
+        "connect-src *",
+        "style-src 'self'",
+    ]
+)
 
 
 def reply(data: object = "ok", **more: object) -> web.Response:
@@ -47,10 +55,11 @@ def render(path: str, message: str, *, status: int = 200) -> web.Response:
     return refusal(message, status=status)
 
 
-def render_errors(api_routes: Callable[[web.Request], bool]) -> Middleware:
+def render_errors(route_of: Callable[[web.Request], str]) -> Middleware:
     """Every failure becomes the API's envelope, and is logged with the request's id; pages keep plain HTTP errors.
 
-    Control routes answer 200; a body too large, an unknown route or a wrong method keep their status.
+    Control routes answer 200; a body too large, an unknown route or a wrong method keep their status. `route_of` gives
+    the route of an API request, "" for anything else.
     """
 
     @web.middleware
@@ -71,7 +80,7 @@ def render_errors(api_routes: Callable[[web.Request], bool]) -> Middleware:
         except Exception:  # noqa: BLE001
             logger.exception("{} {} failed", request.method, request.path)
             response, outcome = render(request.path, "internal error"), "internal"
-        metrics.REQUESTS.labels(request.path if api_routes(request) else "page", outcome).inc()
+        metrics.REQUESTS.labels(route_of(request) or "page", outcome).inc()
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id.get()
         request_id.reset(token)
@@ -111,12 +120,12 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
 
 
-def require_token(token: str, api_routes: Callable[[web.Request], bool]) -> Middleware:
+def require_token(token: str, route_of: Callable[[web.Request], str]) -> Middleware:
     """If a token is set, API requests must carry `Authorization: Bearer <token>`; pages and health do not."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token and api_routes(request) and request.path not in OPEN_PATHS:
+        if token and route_of(request) and request.path not in OPEN_PATHS:
             scheme, _, given = request.headers.get("Authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
                 raise Unauthorized("this server wants a token: Authorization: Bearer <token>")

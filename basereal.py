@@ -295,6 +295,8 @@ class BaseReal(ABC):
 
     async def _speak(self) -> None:
         """Task 1: utterances become chunks, one turn at a time; a turn is a child task that `flush_talk` can cancel."""
+        for output in list(self._outputs):
+            await output.ready()
         try:
             while True:
                 utterance = await self._utterances.get()

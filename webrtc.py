@@ -117,6 +117,8 @@ class HumanPlayer:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._connected = asyncio.Event()
+        self._second_half: av.Packet[Any] | None = None
+        self._second_timer = self._loop.call_later(0, self._send_second_half)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def answer(self, sdp: str) -> str:
@@ -144,18 +146,25 @@ class HumanPlayer:
         self._start(self._watch())
         return str(pc.localDescription.sdp)
 
+    async def ready(self) -> None:
+        await self._connected.wait()
+
     def push(self, tick: Tick) -> None:
-        for place, data in enumerate(tick.opus):
-            packet = av.Packet(data)
-            packet.pts = tick.number * TICK_SAMPLES + place * CHUNK_SAMPLES
-            packet.time_base = AUDIO_TIME_BASE
-            # Each packet leaves at its own media time, or the sender reports of the two tracks disagree by 20 ms.
-            if place == 0:
-                self._audio.put(packet)
-            else:
-                self._loop.call_later(place * CHUNK_S, self._audio.put, packet)
+        self._send_second_half()
+        first, second = (_sound(tick, place) for place in range(2))
+        self._audio.put(first)
+        # Each packet leaves at its own media time, or the sender reports of the two tracks disagree by 20 ms.
+        self._second_half = second
+        self._second_timer = self._loop.call_later(CHUNK_S, self._send_second_half)
         if not self.wants_h264:
             self._video.put(_frame(tick))
+
+    def _send_second_half(self) -> None:
+        """Send what waits of the last tick: when it is due, or before a tick that comes early after a late one."""
+        if self._second_half:
+            self._second_timer.cancel()
+            self._audio.put(self._second_half)
+            self._second_half = None
 
     def push_picture(self, picture: Picture) -> None:
         packet = av.Packet(picture.data)
@@ -171,6 +180,7 @@ class HumanPlayer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._second_timer.cancel()
         self._audio.stop()
         self._video.stop()
         await self._pc.close()
@@ -258,6 +268,14 @@ def _video_codec(answer: str) -> str:
         if media.kind == "video" and media.rtp.codecs:
             return str(media.rtp.codecs[0].mimeType.lower())
     return ""
+
+
+def _sound(tick: Tick, place: int) -> av.Packet[Any]:
+    """The tick's Opus packet number `place`, 0 or 1."""
+    packet = av.Packet(tick.opus[place])
+    packet.pts = tick.number * TICK_SAMPLES + place * CHUNK_SAMPLES
+    packet.time_base = AUDIO_TIME_BASE
+    return packet
 
 
 def _frame(tick: Tick) -> av.VideoFrame:

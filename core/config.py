@@ -7,15 +7,17 @@ The flags keep the names that users of this family of servers know. Secrets come
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -24,16 +26,17 @@ from pydantic_settings import (
 _USERINFO = re.compile(r"//[^/@\s]*@")  # a password inside a URL
 
 
-def _secret(*names: str) -> Any:
-    return Field(default=SecretStr(""), validation_alias=AliasChoices(*names))
+WELL_KNOWN = {  # what other programs read too goes without the prefix
+    "dashscope_api_key": "DASHSCOPE_API_KEY",
+    "openai_api_key": "OPENAI_API_KEY",
+    "llm_base_url": "OPENAI_BASE_URL",
+}
 
 
 class Settings(BaseSettings):
     """Everything a server can be told. Nothing is changed after start."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="VIVACE_", extra="forbid", frozen=True, populate_by_name=True, cli_kebab_case=False
-    )
+    model_config = SettingsConfigDict(env_prefix="VIVACE_", extra="forbid", frozen=True, cli_kebab_case=False)
 
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104
     listenport: int = Field(8010, ge=0, le=65535, description="HTTP port")
@@ -55,9 +58,7 @@ class Settings(BaseSettings):
 
     llm: str = Field("auto", description="auto, openai or rules")
     llm_model: str = Field("", description="model name; default qwen-plus or gpt-4o-mini")
-    llm_base_url: str = Field(
-        "", validation_alias=AliasChoices("llm_base_url", "VIVACE_LLM_BASE_URL", "OPENAI_BASE_URL")
-    )
+    llm_base_url: str = Field("", description="an OpenAI-compatible server; also read from OPENAI_BASE_URL")
     llm_prompt: str = Field(
         "You are a friendly presenter. Answer briefly, in spoken language, in the language of the question.",
         description="system prompt",
@@ -87,10 +88,10 @@ class Settings(BaseSettings):
     fps: Literal[25, 50] = Field(25, description="accepted for compatibility; pictures are always 25 a second")
     batch_size: int = Field(16, ge=1, description="faces in one batch at most")
 
-    api_token: SecretStr = _secret("api_token", "VIVACE_API_TOKEN")
-    turn_credential: SecretStr = _secret("turn_credential", "VIVACE_TURN_CREDENTIAL")
-    dashscope_api_key: SecretStr = _secret("dashscope_api_key", "DASHSCOPE_API_KEY")
-    openai_api_key: SecretStr = _secret("openai_api_key", "OPENAI_API_KEY")
+    api_token: SecretStr = Field(SecretStr(""), description="if set, API requests must carry it")
+    turn_credential: SecretStr = Field(SecretStr(""), description="password for the TURN server")
+    dashscope_api_key: SecretStr = Field(SecretStr(""), description="also read from DASHSCOPE_API_KEY")
+    openai_api_key: SecretStr = Field(SecretStr(""), description="also read from OPENAI_API_KEY")
 
     @field_validator("fps", mode="before")
     @classmethod
@@ -106,7 +107,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=_yaml_file)
+        well_known = {field: os.environ[name] for field, name in WELL_KNOWN.items() if name in os.environ}
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, init_kwargs=well_known),
+            YamlConfigSettingsSource(settings_cls, yaml_file=_yaml_file),
+        )
 
     def public(self) -> dict[str, Any]:
         """The settings as JSON-able values, secrets left out."""
@@ -118,11 +125,15 @@ class Settings(BaseSettings):
 
 
 _yaml_file: Path | None = None
+_NAMES = {name.lower() for name in Settings.model_fields}
 
 
 def read_settings(argv: list[str] | None = None) -> Settings:
     """Settings of this process from `argv` (default: its command line). Exits with usage on a bad flag."""
     global _yaml_file
+    unknown = [name for name in os.environ if name.startswith("VIVACE_") and name[7:].lower() not in _NAMES]
+    if unknown:
+        raise SystemExit(f"there is no such setting: {', '.join(sorted(unknown))}")
     argv = list(sys.argv[1:] if argv is None else argv)
     _yaml_file, argv = _take_config_flag(argv)
     cli: Any = CliSettingsSource(Settings, cli_parse_args=argv, cli_prog_name="app.py", cli_implicit_flags=True)

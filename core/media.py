@@ -158,6 +158,9 @@ class Output(Protocol):
 
     wants_h264: bool
 
+    async def ready(self) -> None:
+        """Return when what is pushed arrives somewhere: nothing is said before."""
+
     def push(self, tick: Tick) -> None:
         """Take a tick: its sound, and its picture unless `wants_h264`."""
 

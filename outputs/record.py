@@ -44,6 +44,9 @@ class Recorder:
         self._thread.start()
         request_key()
 
+    async def ready(self) -> None:
+        """At once: what comes before the first key picture is kept for it."""
+
     def push(self, tick: Tick) -> None:
         self._put(tick)
 

@@ -1,9 +1,16 @@
+"""The whole way, from a request to what a WebRTC peer sees and hears."""
+
 from __future__ import annotations
 
 import asyncio
 import json
 
-from tests.fakes.live import Live, connected
+import numpy as np
+
+from core.media import Tick
+from core.news import News
+from tests.fakes.live import Live, Peer, connected
+from webrtc import HumanPlayer
 
 
 async def test_an_echo_is_heard_and_seen(live: Live) -> None:
@@ -13,13 +20,42 @@ async def test_an_echo_is_heard_and_seen(live: Live) -> None:
         assert reply == {"code": 0, "msg": "ok", "data": "ok"}
         await asyncio.sleep(2)
         kinds = [json.loads(event)["event"] for event in peer.events]
-        print(
-            kinds,
-            len(peer.pictures),
-            len(peer.sounds),
-            max(s[2] for s in peer.sounds),
-            max(p[2] for p in peer.pictures),
-        )
         assert kinds[:2] == ["speak-start", "sentence"] and kinds[-1] == "speak-end"
         assert max(rms for _, _, rms in peer.sounds) > 0.2
         assert max(light for _, _, light in peer.pictures) > 200
+
+
+async def test_what_is_said_before_the_peer_is_connected_is_not_lost(live: Live) -> None:
+    peer = Peer(live)
+    await peer.offer()
+    await live.post("/human", sessionid=peer.sessionid, type="echo", text="0123456789")
+    await asyncio.sleep(0.5)
+    await peer.accept()
+    await asyncio.sleep(2.5)
+    voiced = [media for _, media, rms in peer.sounds if rms > 0.1]
+    assert abs(len(voiced) * 0.02 - 1.0) < 0.1
+    await peer.close()
+
+
+async def test_sound_leaves_in_order_even_if_a_tick_was_late() -> None:
+    player = HumanPlayer(
+        ice_servers=[],
+        connect_timeout_s=1,
+        dead_timeout_s=1,
+        lost=lambda _: None,
+        request_key=lambda: None,
+        events=News().read,
+    )
+    reading = asyncio.create_task(_stamps(player, 6))
+    await asyncio.sleep(0)
+    picture = np.zeros((2, 2, 3), np.uint8)
+    for number in (0, 1):  # one right after the other
+        player.push(Tick(number, picture, opus=(b"a", b"b")))
+    await asyncio.sleep(0.05)
+    player.push(Tick(2, picture, opus=(b"a", b"b")))
+    assert await reading == [0, 320, 640, 960, 1280, 1600]
+    await player.aclose()
+
+
+async def _stamps(player: HumanPlayer, n: int) -> list[int]:
+    return [(await player._audio.recv()).pts for _ in range(n)]

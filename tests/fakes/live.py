@@ -83,8 +83,17 @@ class Peer:
     first_picture: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def connect(self, *, video: bool = True, codec: str = "", **wishes: Any) -> dict[str, Any]:
-        """Offer as the documents' clients do; the server's reply."""
+    async def connect(self, **wishes: Any) -> dict[str, Any]:
+        """Offer as the documents' clients do, and accept the answer; the server's reply."""
+        reply = await self.offer(**wishes)
+        if self.answer:
+            await self.accept()
+        return reply
+
+    async def accept(self) -> None:
+        await self.pc.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+
+    async def offer(self, *, video: bool = True, codec: str = "", **wishes: Any) -> dict[str, Any]:
         self.pc.on("track", self._track)
         if video:
             self.pc.addTransceiver("video", direction="recvonly")
@@ -98,7 +107,6 @@ class Peer:
         reply = await self.live.post("/offer", sdp=sdp, type="offer", **wishes)
         if "sdp" in reply:
             self.sessionid, self.answer = reply["sessionid"], reply["sdp"]
-            await self.pc.setRemoteDescription(RTCSessionDescription(reply["sdp"], "answer"))
         return reply
 
     def _track(self, track: MediaStreamTrack) -> None:

@@ -107,6 +107,9 @@ class Watcher:
         self.flushed = 0
         self.closed = False
 
+    async def ready(self) -> None:
+        return
+
     def push(self, tick: Tick) -> None:
         self.ticks.append(tick)
         self.times.append(asyncio.get_running_loop().time())
