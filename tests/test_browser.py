@@ -64,12 +64,14 @@ async () => {
 
 
 @asynccontextmanager
-async def browser_page(url: str, *, codec: str = "", **viewport: int) -> AsyncIterator[tuple[Page, list[str]]]:
+async def browser_page(
+    url: str, *, codec: str = "", width: int = 1280, height: int = 860
+) -> AsyncIterator[tuple[Page, list[str]]]:
     """A page at `url`, and what it complains about."""
     complaints: list[str] = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        page = await browser.new_page(viewport={"width": 1280, "height": 860, **viewport})  # type: ignore[typeddict-item]
+        page = await browser.new_page(viewport={"width": width, "height": height})
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         await page.add_init_script(f"window.onlyCodec = '{codec}';" + KEEP_PEERS)
