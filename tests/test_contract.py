@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from tests.conftest import SHARED
-from tests.fakes.live import Live, Peer, connected
+from tests.fakes.live import Live, Peer, connected, serve
 from tests.fakes.person import tone
 
 OK = {"code": 0, "msg": "ok", "data": "ok"}
@@ -163,6 +163,24 @@ async def test_custom_states_come_with_the_offer(live: Live) -> None:
             assert any('"state"' in event for event in peer.events)
 
 
+async def test_custom_states_and_further_avatars_come_from_the_settings(data_dir: Path, tmp_path: Path) -> None:
+    await asyncio.to_thread(_write_clip, tmp_path / "wave")
+    states = tmp_path / "states.json"
+    states.write_text(json.dumps([{"audiotype": 2, "imgpath": str(tmp_path / "wave"), "audiopath": ""}]))
+    further = tmp_path / "avatars.json"
+    further.write_text('[{"avatarid": "drawn"}]')
+    async with (
+        serve(data_dir, customvideo_config=str(states), multiavatar_config=str(further)) as live,
+        connected(live) as peer,
+    ):
+        async with live.http.get(live.url + f"/get_audiotype?sessionid={peer.sessionid}") as response:
+            assert (await response.json())["states"] == [0, 1, 2]
+        assert await live.post("/set_audiotype", sessionid=peer.sessionid, audiotype=2) == OK
+        await asyncio.sleep(1)
+        assert min(light for _, _, light in peer.pictures) < 60
+        assert await live.post("/human", sessionid=peer.sessionid, type="echo", text="Hi", avatarid="drawn") == OK
+
+
 def _write_clip(folder: Path) -> None:
     import cv2
 
@@ -233,8 +251,6 @@ async def test_a_session_can_be_deleted(live: Live, peer: Peer) -> None:
 
 
 async def test_admin_lists_sessions_and_settings_but_no_secret(data_dir: Path) -> None:
-    from tests.fakes.live import serve
-
     secrets = {"openai_api_key": "sk-sesame", "TTS_SERVER": "http://user:sesame@host:1", "turn_credential": "sesame"}
     async with serve(data_dir, **secrets) as live, connected(live) as peer:
         async with live.http.get(live.url + "/api/admin/sessions") as response:
