@@ -127,7 +127,8 @@ def require_token(token: str, route_of: Callable[[web.Request], str]) -> Middlew
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if token and route_of(request) and request.path not in OPEN_PATHS:
             scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+            given_bytes = given.strip().encode("utf-8", "surrogateescape")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given_bytes, token.encode()):
                 raise Unauthorized("this server wants a token: Authorization: Bearer <token>")
         return await handler(request)
 

@@ -284,9 +284,10 @@ class BaseReal(ABC):
         """Free everything, whether or not the session ever ran."""
         self.epoch += 1
         await self.stop_recording()
-        for output in self._outputs:
-            await output.aclose()
+        closing = [output.aclose() for output in self._outputs]
         self._outputs.clear()
+        for error in filter(None, await asyncio.gather(*closing, return_exceptions=True)):
+            logger.error("session {}: an output could not be closed: {!r}", self.id, error)
         self._news.end()
 
     def say_goodbye(self, reason: str) -> None:
@@ -466,7 +467,7 @@ def _own_text(utterance: Utterance) -> str:
 def _publish(path: Path) -> None:
     """Make `path` the newest recording, `record.mp4` beside its folder, in one step."""
     newest = path.parent.parent / "record.mp4"
-    link = newest.with_suffix(".new")
+    link = newest.with_name(f"{path.stem}.new")
     link.unlink(missing_ok=True)
     try:
         link.hardlink_to(path)

@@ -51,6 +51,9 @@ class Sessions:
         self._opening.add(session_id)
         try:
             real = await make(session_id)
+            if self.draining:
+                await real.aclose()
+                raise Overloaded("reach max session")
             task = asyncio.create_task(self._live_on(real), name=f"session-{session_id}")
             self._live[session_id] = real, task
         finally:
@@ -73,8 +76,8 @@ class Sessions:
         metrics.SESSIONS.set(len(self._live))
         metrics.SESSIONS_CLOSED.labels(reason).inc()
         logger.info("session {} closed: {}", session_id, reason)
-        real.say_goodbye(reason)
         self._closing[session_id] = asyncio.create_task(self._end(real, task), name=f"close-{session_id}")
+        real.say_goodbye(reason)
 
     async def _end(self, real: BaseReal, task: asyncio.Task[None]) -> None:
         try:

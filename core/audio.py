@@ -13,6 +13,8 @@ from core.errors import BadMedia
 from core.media import SAMPLE_RATE, Pcm
 
 MAX_SECONDS = 30 * 60
+# Containers that hold their sound themselves: a list of files or a session description has FFmpeg open others.
+FORMATS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,mp4,m4a,3gp,3g2,matroska,webm,amr,asf,avi,flv,mpegts"
 
 
 def decode_audio(data: bytes | Path) -> Pcm:
@@ -22,7 +24,7 @@ def decode_audio(data: bytes | Path) -> Pcm:
     """
     source = BytesIO(data) if isinstance(data, bytes) else str(data)
     try:
-        with av.open(source, "r") as container:
+        with av.open(source, "r", options={"format_whitelist": FORMATS}) as container:
             pcm, rate = _decode_first_stream(container)
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise BadMedia("the file holds no sound that can be decoded") from error
@@ -34,13 +36,13 @@ def decode_audio(data: bytes | Path) -> Pcm:
 def _decode_first_stream(container: av.container.InputContainer) -> tuple[Pcm, int]:
     stream = container.streams.audio[0]
     rate = stream.codec_context.sample_rate
-    mix = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+    as_float = av.AudioResampler(format="fltp", rate=rate)
     pieces: list[Pcm] = []
     length = 0
     for frame in container.decode(stream):
-        for mono in mix.resample(frame):
-            pieces.append(mono.to_ndarray()[0])
-            length += mono.samples
+        for planes in as_float.resample(frame):
+            pieces.append(planes.to_ndarray().mean(axis=0))
+            length += planes.samples
         if length > MAX_SECONDS * rate:
             raise BadMedia(f"the sound is longer than {MAX_SECONDS // 60} minutes")
     return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)), rate

@@ -14,14 +14,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import shutil
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 from weakref import WeakValueDictionary
+from zipfile import BadZipFile
 
 import av
 import cv2
@@ -34,6 +38,7 @@ from core.errors import BadRequest, UnknownAvatar
 from core.media import FPS, Image
 
 MAX_BYTES = 2 << 30  # decoded pictures of one avatar or clip
+MAX_NAME_BYTES = 200  # a folder's name may have 255, and a part of them is ours
 SAFE_ID = re.compile(r"[\w][\w.-]{0,63}")
 
 # Rows of `Avatar.mouth`; left and right as seen in the picture.
@@ -55,7 +60,7 @@ class AvatarFile(BaseModel):
     size: tuple[int, int]
     frames: int = Field(gt=0)
     loop: Loop = "pingpong"
-    sha256: dict[Literal["frames.mp4", "tracks.npz"], str]
+    sha256: dict[Literal["frames.mp4", "tracks.npz"], str] = Field(min_length=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +116,7 @@ class Clip:
 
 def safe_id(name: str) -> str:
     """`name` if it can be a folder's name and nothing more. UnknownAvatar otherwise."""
-    if not SAFE_ID.fullmatch(name) or ".." in name:
+    if not SAFE_ID.fullmatch(name) or ".." in name or len(name.encode()) > MAX_NAME_BYTES:
         raise UnknownAvatar("avatar ids are letters, digits, '_', '-' and '.', at most 64")
     return name
 
@@ -140,7 +145,7 @@ class Avatars:
     def list(self) -> list[AvatarFile]:
         """What can be asked for, sorted by id; damaged ones are left out. Blocking."""
         found = []
-        for path in sorted(self.root.glob("*/avatar.json")):
+        for path in sorted(self.root.glob("[!.]*/avatar.json")):
             with suppress(ValidationError, OSError):
                 found.append(AvatarFile.model_validate_json(path.read_bytes()))
         return found
@@ -160,12 +165,12 @@ def load_avatar(root: Path, avatar_id: str) -> Avatar:
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise BadRequest(f"avatar '{avatar_id}': {name} is not the file that avatar.json names")
         frames = read_video(folder / "frames.mp4")
-        with np.load(folder / "tracks.npz", allow_pickle=False) as tracks:
+        with np.load(BytesIO((folder / "tracks.npz").read_bytes()), allow_pickle=False) as tracks:
             boxes, mouth = tracks["boxes"].astype(np.int32), tracks["mouth"].astype(np.float32)
         if len(frames) != about.frames or frames.shape[2:0:-1] != about.size:
             raise BadRequest(f"avatar '{avatar_id}': frames.mp4 does not hold what avatar.json says")
         return Avatar(avatar_id, frames, boxes, mouth, about.loop, about.title)
-    except (ValidationError, KeyError, ValueError, OSError, av.FFmpegError) as error:
+    except (ValueError, TypeError, LookupError, EOFError, OSError, BadZipFile, zlib.error, av.FFmpegError) as error:
         raise BadRequest(f"avatar '{avatar_id}' is damaged ({type(error).__name__})") from error
 
 
@@ -173,6 +178,7 @@ def save_avatar(root: Path, avatar: Avatar, *, crf: int = 16, licence: str = "")
     """Write `avatar` under `root` and return its folder. Blocking; the folder appears whole or not at all."""
     folder = root / safe_id(avatar.id)
     part = root / f".{avatar.id}.part"
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
     write_video(part / "frames.mp4", avatar.frames, crf=crf)
     np.savez_compressed(part / "tracks.npz", boxes=avatar.boxes, mouth=avatar.mouth)
@@ -240,6 +246,8 @@ def _stack(images: Iterator[Image], n: int) -> NDArray[np.uint8]:
         raise ValueError("no pictures, or too many")
     stack = np.empty((n, *first.shape), np.uint8)
     for place, image in zip(range(n), chain([first], images), strict=False):
+        if image.shape != first.shape:
+            raise ValueError("pictures of several sizes")
         stack[place] = image
     if place != n - 1:
         raise ValueError("pictures are missing")
@@ -270,7 +278,8 @@ def load_clip(item: ClipItem, within: Path | None) -> Clip:
 def confined(name: str, within: Path | None) -> Path:
     """The existing path `name`, which must lie inside `within` (if given), links followed. BadRequest otherwise."""
     for base in (Path(), within or Path()):
-        path = (base / name).resolve()
-        if path.exists() and (within is None or path.is_relative_to(within.resolve())):
-            return path
+        with suppress(ValueError, OSError):  # what the file system cannot even be asked
+            path = (base / name).resolve(strict=True)
+            if within is None or path.is_relative_to(within.resolve()):
+                return path
     raise BadRequest("imgpath and audiopath must name what lies in the server's data folder")

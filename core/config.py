@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -142,6 +143,8 @@ def read_settings(argv: list[str] | None = None) -> Settings:
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)]
         raise SystemExit("\n".join(["the settings are not right:", *wrong])) from None
+    except (ValueError, yaml.YAMLError):
+        raise SystemExit(f"{_yaml_file} does not hold settings, `name: value` a line") from None
 
 
 def _take_config_flag(argv: list[str]) -> tuple[Path | None, list[str]]:

@@ -22,9 +22,9 @@ def set_up(level: str, file: Path | None = None) -> None:
     """Send this process's logs, those of the libraries included, to stderr and to `file` (rotated at 20 MB, 5 kept)."""
     logger.remove()
     logger.configure(patcher=_add_request_id)
-    logger.add(sys.stderr, level=level, format=FORMAT)
+    logger.add(sys.stderr, level=level, format=FORMAT, diagnose=False)
     if file:
-        logger.add(file, level=level, format=FORMAT, rotation="20 MB", retention=5, enqueue=True)
+        logger.add(file, level=level, format=FORMAT, rotation="20 MB", retention=5, enqueue=True, diagnose=False)
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
 
 

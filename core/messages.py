@@ -25,12 +25,11 @@ def session_id(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise UnknownSession("session not found")
     try:
-        number = float(value) if isinstance(value, float) else int(value)
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return int(value)
     except ValueError:
         raise UnknownSession("session not found") from None
-    if number != int(number):
-        raise UnknownSession("session not found")
-    return int(number)
 
 
 def _whole(value: object) -> object:

@@ -100,12 +100,12 @@ class InferenceWorker:
 
     def _answer(self, batch: list[_Request]) -> None:
         with metrics.INFER_SECONDS.time():
-            faces = batch[0].engine.infer([request.job for request in batch])
+            answers = list(zip(batch, batch[0].engine.infer([request.job for request in batch]), strict=True))
         metrics.BATCH_SIZE.observe(len(batch))
-        self._loop.call_soon_threadsafe(_deliver, batch, faces)
+        self._loop.call_soon_threadsafe(_deliver, answers)
 
 
-def _deliver(batch: list[_Request], faces: list[Face]) -> None:
-    for request, face in zip(batch, faces, strict=True):
+def _deliver(answers: list[tuple[_Request, Face]]) -> None:
+    for request, face in answers:
         if request.is_fresh(face.job.epoch):
             request.deliver(face)

@@ -130,6 +130,7 @@ class PictureEncoder:
         self._busy = False
         self._key_wanted = True
         self._last_looped = -1  # number of the last tick taken from the idle loop
+        self._looping = False  # whether the last picture came from there
         self._live_until = 0
 
     def request_key(self) -> None:
@@ -140,7 +141,7 @@ class PictureEncoder:
         """Encode `tick`'s picture."""
         picture = self._from_loop(tick)
         if picture:
-            self._last_looped = tick.number
+            self._last_looped, self._looping = tick.number, True
             if tick.number - self._live_until > CLOSE_AFTER_TICKS:
                 self._live = None
             self._emit(picture)
@@ -149,7 +150,7 @@ class PictureEncoder:
         else:
             self._busy = True
             self._live_until = tick.number
-            key, self._key_wanted = self._key_wanted or self._last_looped == tick.number - 1, False
+            key, self._key_wanted, self._looping = self._key_wanted or self._looping, False, False
             self._pool.submit(self._encode, tick, key)
 
     def _from_loop(self, tick: Tick) -> Picture | None:

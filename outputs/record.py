@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from queue import Full, Queue
@@ -16,7 +16,7 @@ from core.media import FPS, SAMPLE_RATE, TICK_SAMPLES, VIDEO_CLOCK_HZ, VIDEO_TIC
 
 FRAGMENT_US = 1_000_000
 KEY_EVERY_TICKS = FPS
-MAX_WAITING = 1000  # ticks and pictures; a disk that is 20 s behind ends the recording
+MAX_WAITING = 1000  # ticks and pictures, 20 s of them; a disk that is further behind misses some
 AAC_BITS = 96_000
 VOICE_RATE = 48_000
 
@@ -75,15 +75,16 @@ class Recorder:
         self._thread.join()
 
     def _run(self) -> None:
+        items: Iterator[Tick | Picture] = iter(self._inbox.get, None)  # ends once, whoever reads it to the end
         try:
             with _Mp4(self._part, self._size) as file:
-                while (item := self._inbox.get()) is not None:
+                for item in items:
                     file.write(item)
             self._part.replace(self.path)
             self._done(self.path)
         except (OSError, av.FFmpegError) as error:
             logger.error("the recording failed: {}", error)
-            while self._inbox.get() is not None:
+            for _ in items:
                 pass
 
 
@@ -116,8 +117,8 @@ class _Mp4:
     def __enter__(self) -> _Mp4:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._first >= 0:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._first >= 0 and failure is None:  # flushing after a failure crashes FFmpeg
             self._mux_sound(None)
             self._container.mux(self._audio.encode(None))
         self._container.close()
