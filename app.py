@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+import cv2
 from aiohttp import BodyPartReader, web
 from loguru import logger
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -443,6 +444,7 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     default_avatar = await avatars.get(settings.avatar_id)
     loops.get(default_avatar)
     set_bitrate(loops.bitrate(default_avatar.size))
+    cv2.setNumThreads(1)  # sessions run side by side; threads inside one picture would only fight
     clips = await _load_clips(io, _read_list(settings.customvideo_config, CLIP_LIST), None)
     tts: BaseTTS = TTS.load(settings.tts)(_voice_settings(settings))
     await tts.start()

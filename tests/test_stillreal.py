@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from core.avatar import Avatar
 from core.media import FPS, SAMPLE_RATE, TICK_SAMPLES, Face, FaceJob, Image, Pcm, Window
-from stillreal import MouthFeatures, StillEngine, bend, locate, mouth_patch, observe, paste
+from nets.mouth import MouthFeatures
+from stillreal import StillEngine, bend, locate, mouth_patch, observe, paste
 
 Spoken = tuple[dict[str, Any], Pcm]
 Array = NDArray[Any]
