@@ -12,7 +12,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import aioice.ice
 import av
@@ -24,10 +24,10 @@ import app
 import basereal
 import ttsreal
 import webrtc
+from basereal import BaseReal
 from core import log
 from core.config import Settings
-from core.media import SAMPLE_RATE, Face, Image, Tick, Voice
-from stillreal import StillReal
+from core.media import SAMPLE_RATE, Engine, Face, FaceJob, Features, Image, Pcm, Tick, Voice, Window
 from ttsreal import BaseTTS, Speech
 
 PIECE_S = 0.2
@@ -57,12 +57,44 @@ class TimedTTS(BaseTTS):
             yield Speech(pcm.astype(np.float32))
 
 
-class FlashReal(StillReal):
-    """Shows white while there is sound: what the eye sees of a beep."""
+class PeakFeatures:
+    """Windows float32 (1,): the peak of each tick."""
+
+    def push(self, pcm: Pcm) -> list[Window]:
+        return [np.abs(pcm).max(keepdims=True)]
+
+    def finish(self) -> list[Window]:
+        return []
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+
+class FlashEngine:
+    """White where there is sound, the avatar where there is none: what the eye sees of a beep."""
+
+    max_batch = 16
+
+    def infer(self, jobs: Sequence[FaceJob]) -> list[Face]:
+        return [Face(job, self._flash(job)) for job in jobs]
+
+    def _flash(self, job: FaceJob) -> Image:
+        image = job.avatar.image(job.avatar_index)
+        return np.full_like(image, 255) if job.window[0] > 0.02 else image.copy()
+
+
+class FlashReal(BaseReal):
+    """The family of the flash engine."""
+
+    @classmethod
+    def make_engine(cls, settings: Settings) -> Engine:
+        return FlashEngine()
+
+    def make_features(self) -> Features:
+        return PeakFeatures()
 
     def paste(self, face: Face) -> Image:
-        image = super().paste(face)
-        return np.full_like(image, 255) if face.job.window[0] > 0.02 else image
+        return face.image
 
 
 class FramePlayer(webrtc.HumanPlayer):
