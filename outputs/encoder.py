@@ -25,7 +25,7 @@ LIVE_GOP = 250
 CLOSE_AFTER_TICKS = 50  # in the idle loop a session's own encoder is closed after this
 MAX_LEVEL_31_PIXELS = 1280 * 720
 OPUS_BITS = 48_000
-SETTLED_TICKS = 4  # after so much silence every Opus packet is the same
+SETTLED_TICKS, SILENT_BYTES = 4, 12  # after so much silence an Opus packet that small can be repeated
 
 
 class H264Encoder:
@@ -180,7 +180,7 @@ class PictureEncoder:
 
 
 class OpusEncoder:
-    """A session's sound as Opus, two packets of 20 ms a tick, 16 kHz mono. About 0.07 ms a voiced tick, inline."""
+    """A session's sound as Opus, two packets of 20 ms a tick, 16 kHz mono. About 0.15 ms a voiced tick, inline."""
 
     def __init__(self) -> None:
         context: av.AudioCodecContext = av.CodecContext.create("libopus", "w")
@@ -188,21 +188,19 @@ class OpusEncoder:
         context.layout = "mono"
         context.format = "s16"
         context.bit_rate = OPUS_BITS
-        context.options = {"application": "audio", "frame_duration": "20", "compression_level": "3"}
+        context.options = {"application": "voip", "frame_duration": "20", "compression_level": "3"}
         self._context = context
         self._position = 0
+        self._last: tuple[bytes, ...] = ()
         self._silent_ticks = 0
-        self._silence: tuple[bytes, ...] = ()
 
     def encode(self, samples: NDArray[np.int16]) -> tuple[bytes, ...]:
         """The packets of 640 samples. Long silence costs nothing: its packets repeat."""
         self._silent_ticks = self._silent_ticks + 1 if samples is SILENT_TICK else 0
-        if self._silent_ticks > SETTLED_TICKS:
-            return self._silence
-        self._silence = tuple(
-            self._packet(samples[i : i + CHUNK_SAMPLES]) for i in range(0, len(samples), CHUNK_SAMPLES)
-        )
-        return self._silence
+        if self._silent_ticks <= SETTLED_TICKS or max(map(len, self._last)) > SILENT_BYTES:
+            chunks = (samples[i : i + CHUNK_SAMPLES] for i in range(0, len(samples), CHUNK_SAMPLES))
+            self._last = tuple(map(self._packet, chunks))
+        return self._last
 
     def _packet(self, samples: NDArray[np.int16]) -> bytes:
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")

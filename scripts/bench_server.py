@@ -128,7 +128,7 @@ async def serve(args: argparse.Namespace) -> None:
         offer_rate=0,
         drain_s=0,
         bitrate=args.bitrate,
-        dead_timeout_s=60,
+        dead_timeout_s=3600,
     )
     runner = web.AppRunner(app.make_app(settings))
     runner.app.router.add_get("/bench", _usage)
