@@ -272,7 +272,7 @@ async def capacity(args: argparse.Namespace) -> None:
     """Sessions at 512×512@25 side by side, against aiortc's own encoders in the same run."""
     for flags, n, speaking, name in (
         ((), 20, 0, "20 sessions, idle"),
-        ((), 20, 4, "20 sessions, 4 of them speaking"),
+        ((), 20, 10, "20 sessions, 10 of them speaking"),
         ((), 20, 20, "20 sessions, all speaking"),
         (("--aiortc_encoder",), 8, 0, "8 sessions, aiortc's own encoders"),
         (("--aiortc_encoder",), 20, 0, "20 sessions, aiortc's own encoders"),
