@@ -92,7 +92,7 @@ async def say(http: ClientSession, text: str, path: str) -> None:
     receivers = [pc.addTransceiver(kind, direction="recvonly").receiver for kind in ("video", "audio")]
     sessionid = await server.connect(pc)
     saving = asyncio.create_task(save(receivers[0].track, receivers[1].track, path))
-    await opened.wait()  # what is said before the connection stands is lost
+    await opened.wait()
     await server.post("/human", sessionid=sessionid, type="echo", text=text)
     await ended.wait()
     await asyncio.sleep(NETWORK_S)
