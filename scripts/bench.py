@@ -239,7 +239,7 @@ def flash_times(packets: Packets) -> list[float]:
     data, stamp, moment = b"", packets.stamps[0], times[0]
     for payload, next_stamp, next_moment in zip(packets.payloads, packets.stamps, times, strict=True):
         if next_stamp != stamp:
-            for frame in decoder.decode(av.Packet(data)):
+            for frame in _decoded(decoder, data):
                 light = frame.reformat(format="gray", width=16, height=16).to_ndarray().mean() > 200
                 if light and not bright:
                     found.append(moment)
@@ -247,6 +247,14 @@ def flash_times(packets: Packets) -> list[float]:
             data, stamp, moment = b"", next_stamp, next_moment
         data += h264_depayload(payload)
     return found
+
+
+def _decoded(decoder: Any, data: bytes) -> list[Any]:
+    """The frames of an access unit; none if a packet of it was lost (this receiver asks for none again)."""
+    try:
+        return list(decoder.decode(av.Packet(data)))
+    except av.InvalidDataError:
+        return []
 
 
 def beep_times(packets: Packets) -> list[float]:
