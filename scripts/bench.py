@@ -326,6 +326,7 @@ async def memory(args: argparse.Namespace) -> None:
             await asyncio.sleep(4)
             ten = await running.usage()
         row("memory per session, speaking", "≤ 30 MB", f"{(ten['rss_mb'] - one['rss_mb']) / 10:.1f} MB")
+    async with server() as running:
         marks = []
         for cycle in range(args.cycles):
             async with peers(running, 1, keep=False) as (peer,):
