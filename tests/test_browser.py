@@ -114,7 +114,7 @@ async def test_the_dashboard_plays_speaks_and_shows_captions(presenter: Live, tm
         await page.evaluate("document.querySelector('#mode-echo').click()")
         await page.fill("#text", SENTENCE)
         await page.click("#send")
-        await asyncio.sleep(4)
+        await asyncio.sleep(3.3)
         await page.screenshot(path=tmp_path / "dashboard.png")
         assert "morning" in await page.inner_text("#captions")
         await asyncio.sleep(6)
