@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from core.media import Tick
+from core.media import Engine, Face, FaceJob, Tick
 from core.news import News
-from tests.fakes.live import Live, Peer, connected
+from tests.fakes.live import Live, Peer, connected, serve
 from webrtc import HumanPlayer
 
 
@@ -59,3 +62,40 @@ async def test_sound_leaves_in_order_even_if_a_tick_was_late() -> None:
 
 async def _stamps(player: HumanPlayer, n: int) -> list[int]:
     return [(await player._audio.recv()).pts for _ in range(n)]
+
+
+@pytest.mark.slow
+async def test_a_session_speaks_through_a_wav2lip_checkpoint(data_dir: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "wav2lip.pth"
+    await asyncio.to_thread(_write_checkpoint, checkpoint)
+    flags = {"model": "wav2lip", "modelfile": str(checkpoint), "device": "cpu"}
+    async with serve(data_dir, **flags) as live, connected(live) as peer:
+        worker = live.house.shared.worker
+        answered: list[int] = []
+        submit = worker.submit
+
+        def counting(
+            engine: Engine, job: FaceJob, is_fresh: Callable[[int], bool], deliver: Callable[[Face], None]
+        ) -> None:
+            def count(face: Face) -> None:
+                answered.append(face.job.tick)
+                deliver(face)
+
+            submit(engine, job, is_fresh, count)
+
+        worker.submit = counting  # type: ignore[method-assign]
+        await live.post("/human", sessionid=peer.sessionid, type="echo", text="0123456789")
+        await asyncio.sleep(3)
+        assert worker.healthy
+        assert len(answered) >= 5
+        voiced = [media for _, media, rms in peer.sounds if rms > 0.1]
+        assert abs(len(voiced) * 0.02 - 1.0) < 0.1
+
+
+def _write_checkpoint(path: Path) -> None:
+    import torch
+
+    from nets.wav2lip import Wav2Lip
+
+    state = {f"module.{name}": value for name, value in Wav2Lip(96).state_dict().items()}
+    torch.save({"state_dict": state, "optimizer": {}, "global_step": 1}, path)
