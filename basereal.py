@@ -347,11 +347,11 @@ class BaseReal(ABC):
     async def _schedule(self, windows: list[Window], epoch: int) -> None:
         """Give each window the next free tick and ask for its face, at most `AHEAD` ticks before it is due."""
         for window in windows:
-            self._skip_stall()
-            tick = max(self._last_tick + 1, self.clock.position + self.lead_ticks)
-            await self.clock.until(tick - AHEAD)
+            await self.clock.until(self._last_tick + 1 - AHEAD)
             if epoch != self.epoch:
                 return
+            self._skip_stall()
+            tick = max(self._last_tick + 1, self.clock.position + self.lead_ticks)
             sound = self._unheard.popleft()
             self._last_tick = tick
             self._timeline.put_sound(tick, sound)

@@ -327,11 +327,13 @@ async def test_a_mouth_that_stops_closes_over_three_ticks() -> None:
 @in_virtual_time
 async def test_a_process_that_was_stopped_skips_the_time_and_loses_no_speech() -> None:
     async with staged() as stage:
-        stage.real.put_msg_txt("0123456789")
+        stage.real.put_msg_txt("0123456789" * 3)
         await asyncio.sleep(0.5)
         asyncio.get_running_loop().now += 3  # type: ignore[attr-defined]
-        await asyncio.sleep(3)
-        assert abs(len(stage.watcher.voiced()) - 25) <= 1
+        await asyncio.sleep(5)
+        voiced = stage.watcher.voiced()
+        assert abs(len(voiced) - 75) <= 1
+        assert len(list(runs(voiced))) == 2  # before the stop and after it
 
 
 @in_virtual_time
