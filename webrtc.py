@@ -35,6 +35,7 @@ CHUNK_S = CHUNK_SAMPLES / SAMPLE_RATE
 QUEUED_SOUND = 250  # packets, 5 s: a peer that reads so slowly is gone
 QUEUED_PICTURES = 8
 WATCH_S = 1.0
+MAX_CHANNELS = 4  # data channels of one peer that are told the events
 
 Media: TypeAlias = "av.Packet[Any] | av.VideoFrame"
 
@@ -215,7 +216,8 @@ class HumanPlayer:
         return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
 
     def _channel_opened(self, channel: RTCDataChannel) -> None:
-        self._start(self._send_events(channel))
+        if len(self._tasks) <= MAX_CHANNELS:  # one of them is the watch
+            self._start(self._send_events(channel))
 
     async def _send_events(self, channel: RTCDataChannel) -> None:
         async with aclosing(self._events()) as events:
