@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
 
 import cv2
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 from loguru import logger
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
 from auth import add_headers, allow_cross_origin, limit_rate, refusal, render_errors, reply, require_token
 from basereal import ENGINES, BaseReal, Choice, Shared
+from body import read_form, read_json
 from core import log
 from core.audio import decode_audio
 from core.avatar import Avatar, Avatars, Clip, ClipItem, load_clip
 from core.config import Settings, read_settings
 from core.errors import BadRequest, VivaceError
-from core.media import Voice
+from core.media import Engine, Voice
 from core.messages import (
     AVATAR_LIST,
     CLIP_LIST,
@@ -51,6 +51,9 @@ from core.worker import InferenceWorker
 from llm import LLM, BaseLLM, LLMSettings, make_llm
 from outputs.encoder import IdleLoops
 from sessions import Sessions
+from studio.api import API as STUDIO
+from studio.api import TASKS
+from studio.tasks import Tasks
 from ttsreal import TTS, BaseTTS, VoiceSettings
 from webrtc import HumanPlayer, IceServer, check_offer, set_bitrate
 
@@ -65,7 +68,6 @@ PAGES = {
     "rtmpchat.html": "echoapi.html",
     "chat.html": "echoapi.html",
 }
-MAX_JSON = 2 << 20
 MAX_AUDIO = 100 << 20
 SSE_KEEPALIVE_S = 15.0
 DASHSCOPE = "https://dashscope.aliyuncs.com/compatible-mode/v1"
@@ -78,6 +80,7 @@ class House:
     settings: Settings
     sessions: Sessions
     avatars: Avatars
+    model: str
     real: type[BaseReal]
     shared: Shared
     clips: dict[int, Clip]
@@ -96,7 +99,7 @@ SETTINGS = web.AppKey("settings", Settings)
 async def offer(request: web.Request) -> web.Response:
     """POST /offer: a new session for one WebRTC peer."""
     house = request.app[HOUSE]
-    wish = parse(Offer, await _body(request))
+    wish = parse(Offer, await read_json(request))
     check_offer(wish.sdp)
     choice = await _choose(house, wish)
     answers: list[str] = []
@@ -143,7 +146,7 @@ async def _connect(house: House, choice: Choice, sdp: str, answers: list[str], s
 
 async def human(request: web.Request) -> web.Response:
     """POST /human: say a text, or answer it; answered at once."""
-    message = parse(Human, await _body(request))
+    message = parse(Human, await read_json(request))
     real = _session(request, message)
     voice = voice_of(message.tts, real.choice.voice)
     real.put_msg_txt(message.text, message.type, voice=voice, avatar=message.avatarid, interrupt=message.interrupt)
@@ -152,25 +155,30 @@ async def human(request: web.Request) -> web.Response:
 
 async def interrupt_talk(request: web.Request) -> web.Response:
     """POST /interrupt_talk: silence from the next tick on."""
-    _session(request, parse(SessionMessage, await _body(request))).flush_talk()
+    _session(request, parse(SessionMessage, await read_json(request))).flush_talk()
     return reply()
 
 
 async def humanaudio(request: web.Request) -> web.Response:
     """POST /humanaudio: speak an audio file."""
     house = request.app[HOUSE]
-    fields = await _form(request, MAX_AUDIO)
-    real = house.sessions.get(session_id(fields.get("sessionid", b"0").decode("utf-8", "replace")))
-    if not fields.get("file"):
+    sound = bytearray()
+
+    async def take(piece: bytes) -> None:
+        sound.extend(piece)
+
+    fields = await read_form(request, "file", MAX_AUDIO, take)
+    real = house.sessions.get(session_id(fields.get("sessionid", "0")))
+    if not sound:
         raise BadRequest("file: an audio file is required")
-    pcm = await _in(house.io, decode_audio, fields["file"])
+    pcm = await _in(house.io, decode_audio, bytes(sound))
     house.sessions.get(real.id).put_audio_file(pcm)
     return reply()
 
 
 async def set_audiotype(request: web.Request) -> web.Response:
     """POST /set_audiotype: show a custom state."""
-    message = parse(Audiotype, await _body(request))
+    message = parse(Audiotype, await read_json(request))
     if _session(request, message).set_custom_state(message.audiotype, reinit=message.reinit):
         return reply()
     warning = f"audiotype {message.audiotype} is not configured"
@@ -181,19 +189,19 @@ async def set_audiotype(request: web.Request) -> web.Response:
 
 async def get_audiotype(request: web.Request) -> web.Response:
     """GET or POST /get_audiotype: the state shown, and those there are."""
-    body = await _body(request) if request.method == "POST" else json.dumps(dict(request.query)).encode()
+    body = await read_json(request) if request.method == "POST" else json.dumps(dict(request.query)).encode()
     portrait = _session(request, parse(SessionMessage, body)).portrait
     return reply(portrait.audiotype, audiotype=portrait.audiotype, states=portrait.states)
 
 
 async def is_speaking(request: web.Request) -> web.Response:
     """POST /is_speaking: whether speech is audible."""
-    return reply(_session(request, parse(SessionMessage, await _body(request))).is_speaking)
+    return reply(_session(request, parse(SessionMessage, await read_json(request))).is_speaking)
 
 
 async def record(request: web.Request) -> web.Response:
     """POST /record: start or end a recording."""
-    message = parse(Record, await _body(request))
+    message = parse(Record, await read_json(request))
     real = _session(request, message)
     if message.type == "start_record":
         real.start_recording(request.app[SETTINGS].data_dir / "record")
@@ -265,15 +273,16 @@ async def admin_config(request: web.Request) -> web.Response:
 async def admin_sessions(request: web.Request) -> web.Response:
     """GET /api/admin/sessions: the live sessions."""
     house = request.app[HOUSE]
-    return reply({"sessions": [_about(real, house.settings) for real in house.sessions]})
+    return reply({"sessions": [_about(real, house) for real in house.sessions]})
 
 
-def _about(real: BaseReal, settings: Settings) -> dict[str, Any]:
+def _about(real: BaseReal, house: House) -> dict[str, Any]:
+    settings = house.settings
     return {
         "sessionid": real.id,
         "speaking": real.is_speaking,
         "recording": real.recording,
-        "model": settings.model,
+        "model": house.model,
         "avatar_id": real.choice.avatars[MAIN].id,
         "REF_FILE": real.choice.voice.name,
         "transport": settings.transport,
@@ -334,6 +343,7 @@ API = [
     (sse, Operation("GET", "/sse", "Events as they happen", _LIVE, content="text/event-stream", query=("sessionid",))),
     (close_session, Operation("DELETE", "/session/{sessionid}", "End a session", _LIVE)),
     (avatars, Operation("GET", "/api/avatars", "The avatars there are", _ABOUT)),
+    *STUDIO,
     (ice, Operation("GET", "/api/webrtc", "ICE servers for clients", _ABOUT)),
     (admin_config, Operation("GET", "/api/admin/config", "Settings, without secrets", _ABOUT)),
     (admin_sessions, Operation("GET", "/api/admin/sessions", "Live sessions", _ABOUT)),
@@ -353,43 +363,6 @@ for _operation in OPERATIONS:
 
 def _session(request: web.Request, message: SessionMessage) -> BaseReal:
     return request.app[HOUSE].sessions.get(session_id(message.sessionid))
-
-
-async def _body(request: web.Request) -> bytes:
-    """The body as JSON text, whatever its content type says; a urlencoded form counts as an object of its fields."""
-    data = bytearray()
-    async for piece in request.content.iter_any():
-        data += piece
-        if len(data) > MAX_JSON:
-            raise web.HTTPRequestEntityTooLarge(MAX_JSON, len(data))
-    if request.content_type == "application/x-www-form-urlencoded" and not data.lstrip().startswith(b"{"):
-        return json.dumps(dict(parse_qsl(data.decode("utf-8", "replace")))).encode()
-    return bytes(data)
-
-
-async def _form(request: web.Request, limit: int) -> dict[str, bytes]:
-    """The fields of a multipart form. HTTP 413 beyond `limit` bytes; BadRequest if it is not a form."""
-    if (request.content_length or 0) > limit + MAX_JSON:
-        raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0)
-    if request.content_type != "multipart/form-data":
-        raise BadRequest("the request must be multipart/form-data")
-    fields: dict[str, bytes] = {}
-    try:
-        async for part in await request.multipart():
-            if isinstance(part, BodyPartReader) and part.name:
-                fields[part.name] = await _read_part(part, limit)
-    except ValueError as error:
-        raise BadRequest("the form cannot be read") from error
-    return fields
-
-
-async def _read_part(part: BodyPartReader, limit: int) -> bytes:
-    data = bytearray()
-    while piece := await part.read_chunk(1 << 16):
-        data += piece
-        if len(data) > limit:
-            raise web.HTTPRequestEntityTooLarge(limit, len(data))
-    return bytes(data)
 
 
 async def _in(pool: Executor, function: Callable[..., T], *args: Any) -> T:
@@ -436,8 +409,7 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     io = ThreadPoolExecutor(4, "io")
     compose = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "compose")
-    real: type[BaseReal] = ENGINES.load(settings.model)
-    engine = await _in(io, real.make_engine, settings)
+    model, real, engine = await _in(io, _make_engine, settings)
     engine.max_batch = min(engine.max_batch, settings.batch_size)
     avatars = Avatars(settings.data_dir / "avatars", io)
     loops = IdleLoops(settings.bitrate, io)
@@ -454,8 +426,11 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     reaper = asyncio.create_task(sessions.reap())
     further = _read_list(settings.multiavatar_config, AVATAR_LIST)
     shared = Shared(engine, worker, loops, tts, llm, compose, settings)
-    app[HOUSE] = House(settings, sessions, avatars, real, shared, clips, further, io, default_avatar)
+    app[TASKS] = tasks = Tasks(settings, {"wav2lip", "musetalk"} & {*ENGINES.names()}, io)
+    await tasks.start()
+    app[HOUSE] = House(settings, sessions, avatars, model, real, shared, clips, further, io, default_avatar)
     yield
+    await tasks.aclose()
     reaper.cancel()
     await asyncio.wait([reaper])
     await tts.aclose()
@@ -463,6 +438,20 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     await asyncio.to_thread(worker.stop)
     compose.shutdown()
     io.shutdown()
+
+
+def _make_engine(settings: Settings) -> tuple[str, type[BaseReal], Engine]:
+    """The name and family of `--model`, and its engine; `auto` is wav2lip, or still if that cannot load. Blocking."""
+    auto = settings.model == "auto"
+    name = "wav2lip" if auto else settings.model
+    real: type[BaseReal] = ENGINES.load(name)
+    try:
+        return name, real, real.make_engine(settings)
+    except BadRequest as error:
+        if not auto:
+            raise
+        logger.warning("lips are warped, not drawn: {}", error)
+        return _make_engine(settings.model_copy(update={"model": "still"}))
 
 
 async def _load_clips(io: Executor, items: list[ClipItem], within: Path | None) -> dict[int, Clip]:

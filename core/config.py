@@ -44,8 +44,8 @@ class Settings(BaseSettings):
     max_session: int = Field(1, ge=1, description="live sessions at most")
     transport: Literal["webrtc"] = Field("webrtc", description="how the picture leaves the server")
 
-    model: str = Field("still", description="engine: still, wav2lip")
-    modelfile: str = Field("", description="checkpoint of the engine; default models/<model>.pth")
+    model: str = Field("auto", description="engine: wav2lip, still; auto is wav2lip, or still if that cannot load")
+    modelfile: str = Field("", description="checkpoint of the engine; default models/wav2lip.pth if there, else ours")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the engine runs")
     avatar_id: str = Field("presenter", description="the avatar shown unless an offer names another")
     customvideo_config: str = Field("", description="JSON file of custom states")
@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     drain_s: float = Field(5.0, ge=0, description="at shutdown speech may go on for this long")
 
     offer_rate: int = Field(60, ge=0, description="offers a minute from one address; 0: unlimited")
+    avatar_film_mb: int = Field(500, ge=1, description="megabytes of a video that is uploaded to make an avatar of")
+    avatar_queue: int = Field(8, ge=1, description="avatars that wait to be made at most")
+    notify_hosts: list[str] = Field(
+        default_factory=list, description="hosts, or host:port, that an avatar task's notifyurl may name"
+    )
     strict: bool = Field(False, description="an audiotype that does not exist is an error, not a warning")
     data_dir: Path = Field(Path("data"), description="avatars, recordings, uploads")
     models_dir: Path = Field(Path("models"), description="weights")

@@ -39,6 +39,11 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, bool) else value
 
 
+def _numbers(value: object) -> object:
+    """A list of numbers may come as text with blanks or commas between them."""
+    return re.split(r"[\s,]+", value.strip(" [],")) if isinstance(value, str) else value
+
+
 def _from_json(value: object) -> object:
     """A list or object may come as JSON text; empty text is as if it were missing."""
     if not isinstance(value, str):
@@ -104,6 +109,34 @@ class Audiotype(SessionMessage):
 
 class Record(SessionMessage):
     type: Literal["start_record", "end_record"]
+
+
+class AvatarTask(Message):
+    """A video to make an avatar of: uploaded in the field `video_file`, or there already.
+
+    What only steers how other servers find and cut faces is checked and has no effect.
+    """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    model: Literal["wav2lip", "musetalk"]
+    avatar_id: str = Field(max_length=64, description="letters, digits, '_', '-' and '.'; one that there is not yet")
+    video_path: str = Field("", max_length=1000, description="a video in the server's data folder, if none is uploaded")
+    title: str = Field(
+        "", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$", description="what people read; default: the id"
+    )
+    task_id: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?$", description="default: one is made up")
+    notifyurl: str = Field("", max_length=1000, description="told by POST how the task fares; only on allowed hosts")
+    img_size: Whole = Field(256, ge=32, le=1024, description="no effect")
+    pads: Annotated[list[Whole], BeforeValidator(_numbers)] = Field(
+        [0, 10, 0, 0], min_length=4, max_length=4, description="no effect; a list, or text such as '0 10 0 0'"
+    )
+    nosmooth: bool = Field(False, description="no effect")
+    face_det_batch_size: Whole = Field(16, ge=1, le=1024, description="no effect")
+    bbox_shift: Whole = Field(0, ge=-1000, le=1000, description="no effect")
+    extra_margin: Whole = Field(10, ge=0, le=1000, description="no effect")
+    parsing_mode: Literal["jaw", "neck", "raw"] = Field("jaw", description="no effect")
+    version: Literal["v1", "v15"] = Field("v15", description="no effect")
 
 
 class Reply(BaseModel):

@@ -13,11 +13,15 @@ from core.messages import Reply
 
 SCHEMAS = "#/components/schemas/"
 JSON = "application/json"
+FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one route takes and gives. `body` is a model, or the properties of a multipart form."""
+    """What one route takes and gives.
+
+    `body` is a model, or the properties of a multipart form; a model's form may carry a file in the field `upload`.
+    """
 
     method: str
     path: str
@@ -27,6 +31,7 @@ class Operation:
     answer: type[BaseModel] = Reply
     content: str = JSON
     query: tuple[str, ...] = field(default=())
+    upload: str = ""
 
 
 def describe(operations: Iterable[Operation], *, title: str, version: str, token: bool) -> dict[str, Any]:
@@ -63,12 +68,20 @@ def _operation(op: Operation) -> dict[str, Any]:
     if parameters:
         described["parameters"] = parameters
     if isinstance(op.body, type):
-        described["requestBody"] = {"content": {JSON: {"schema": {"$ref": SCHEMAS + op.body.__name__}}}}
+        model = {"$ref": SCHEMAS + op.body.__name__}
+        described["requestBody"] = {"content": {**_form(model, op.upload), JSON: {"schema": model}}}
     elif op.body:
         form = {"type": "object", "properties": dict(op.body), "required": list(op.body)}
-        described["requestBody"] = {"content": {"multipart/form-data": {"schema": form}}}
+        described["requestBody"] = {"content": {FORM: {"schema": form}}}
     return described
 
 
+def _form(model: dict[str, Any], upload: str) -> dict[str, Any]:
+    """The fields of `model` as a form with a file, if there is one."""
+    file = {"type": "object", "properties": {upload: {"type": "string", "format": "binary"}}}
+    return {FORM: {"schema": {"allOf": [file, model]}}} if upload else {}
+
+
 def _parameter(name: str, place: str) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": True, "schema": {"type": "integer"}}
+    kind = "integer" if name == "sessionid" else "string"
+    return {"name": name, "in": place, "required": True, "schema": {"type": kind}}

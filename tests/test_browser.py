@@ -164,7 +164,9 @@ async def test_a_failure_is_shown_in_words(presenter: Live) -> None:
         assert await page.evaluate("document.body.dataset.state") in {"failed", "idle"}
 
 
-@pytest.mark.parametrize("name", ["webrtcapi.html", "rtcpushapi.html", "echoapi.html", "docs", "dashboard.html"])
+@pytest.mark.parametrize(
+    "name", ["webrtcapi.html", "rtcpushapi.html", "echoapi.html", "docs", "dashboard.html", "avatars.html"]
+)
 async def test_every_page_opens_without_complaint_on_a_phone(presenter: Live, name: str) -> None:
     async with browser_page(f"{presenter.url}/{name}", width=390, height=844) as (page, complaints):
         await asyncio.sleep(0.5)

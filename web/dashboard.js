@@ -50,8 +50,9 @@ async function offerAvatars() {
   say(unnamed, "avatar.default");
   byId("avatar").append(unnamed);
   const { data } = await get("api/avatars");
+  const chosen = new URLSearchParams(location.search).get("avatar") ?? data.default;
   const options = data.avatars.map(({ id, title }) => {
-    return element("option", { value: id, selected: id === data.default }, title || id);
+    return element("option", { value: id, selected: id === chosen }, title || id);
   });
   if (options.length) byId("avatar").replaceChildren(...options);
 }

@@ -16,6 +16,9 @@ export const get = (path) => request("GET", path);
 /** The reply to `POST path` with `body` as JSON. */
 export const post = (path, body) => request("POST", path, body);
 
+/** The reply to `DELETE path`. */
+export const remove = (path) => request("DELETE", path);
+
 /** End session `id`, even while the page goes away. Never fails: the server reaps what it does not hear of. */
 export async function release(id) {
   const options = { method: "DELETE", headers: authorization(), keepalive: true };

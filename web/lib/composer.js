@@ -58,7 +58,7 @@ export class Composer {
 
   async #play(file) {
     const sessionid = this.#target();
-    if (file.size > MAX_BYTES) throw new Failure("error.tooLarge");
+    if (file.size > MAX_BYTES) throw new Failure("error.tooLarge", "> 100 MB");
     if (file.type && !/^(audio|video)\//.test(file.type)) throw new Failure("error.notAudio", file.name);
     const form = new FormData();
     form.append("sessionid", sessionid);

@@ -1,0 +1,1 @@
+"""The programs that make avatars, and the API that runs them."""
