@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test check fix bench clean
 
@@ -30,10 +31,13 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Vivace needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+# MediaPipe would bring a second OpenCV with it: requirements-studio.txt.
+$(VENV)/.runtime: requirements.txt requirements-studio.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements.txt
+	$(INSTALL) --no-deps -r requirements-studio.txt
 	touch $@
 
-$(VENV)/.development: requirements-dev.txt requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.development: requirements-dev.txt requirements.txt requirements-studio.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements-dev.txt
+	$(INSTALL) --no-deps -r requirements-studio.txt
 	touch $@ $(VENV)/.runtime
