@@ -2,9 +2,9 @@
 
 On disk an avatar is a folder `data/avatars/<id>/` of three files:
 
-    avatar.json   format, id, title, licence, fps, size [w, h], frames, loop, sha256 of the other two
-    frames.mp4    the pictures, any codec PyAV decodes
-    tracks.npz    boxes int32 (n, 4) and mouth float32 (n, 8, 2), pixels; read without pickle
+    avatar.json   format 2, id, title, licence, fps, size [w, h], frames, loop, sha256 of the other two
+    frames.mp4    the pictures, any codec PyAV decodes; decoded as they are looked at
+    tracks.npz    boxes int32 (n, 4) and, where known, landmarks float32 (n, 46, 2), pixels; read without pickle
 
 A clip is what `--customvideo_config` names: a folder of numbered pictures, and maybe a sound.
 """
@@ -14,35 +14,46 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 from weakref import WeakValueDictionary
 from zipfile import BadZipFile
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.audio import decode_audio
-from core.errors import BadRequest, UnknownAvatar
-from core.media import FPS, Image
+from core.errors import BadMedia, BadRequest, UnknownAvatar
+from core.frames import CACHE_BYTES, FrameCache, Frames, write_video
+from core.media import Image
 
-MAX_BYTES = 2 << 30  # decoded pictures of one avatar or clip
+MAX_BYTES = 2 << 30  # decoded pictures of one clip
 MAX_NAME_BYTES = 200  # a folder's name may have 255, and a part of them is ours
 SAFE_ID = re.compile(r"[\w][\w.-]{0,63}")
 
-# Rows of `Avatar.mouth`; left and right as seen in the picture.
+# Rows of `Avatar.landmarks`, the first eight of `Avatar.mouth` too; left and right as seen in the picture.
 LEFT_CORNER, RIGHT_CORNER, UPPER_OUTER, UPPER_INNER, LOWER_INNER, LOWER_OUTER, CHIN, NOSE_BASE = range(8)
+LEFT_EYE, RIGHT_EYE = 8, 9  # the middle between the eye's corners
+OVAL = slice(10, 46)  # the contour of the face, clockwise from the middle of the forehead
+
+# The points of MediaPipe's face mesh behind each row; where there are two, the row is their middle.
+MEDIAPIPE: tuple[tuple[int, ...], ...] = (
+    *((i,) for i in (61, 291, 0, 13, 14, 17, 152, 2)),
+    (33, 133),
+    (362, 263),
+    *((i,) for i in (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288)),
+    *((i,) for i in (397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136)),
+    *((i,) for i in (172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)),
+)
 
 Loop = Literal["cycle", "pingpong"]
 
@@ -52,7 +63,7 @@ class AvatarFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1]
+    format: Literal[2]
     id: str
     title: str = ""
     licence: str = ""
@@ -65,29 +76,33 @@ class AvatarFile(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Avatar:
-    """`frames` uint8 (n, H, W, 3) BGR; `boxes` int32 (n, 4) x1 y1 x2 y2 of the face; `mouth` float32 (n, 8, 2) pixels.
+    """`frames` are n pictures; `boxes` int32 (n, 4) x1 y1 x2 y2 of the face; `landmarks` float32 (n, 46, 2) or unknown.
 
-    Shared by every session that shows it: all arrays are read-only.
+    All in pixels. Shared by every session that shows it: pictures and arrays are read-only.
     """
 
     id: str
-    frames: NDArray[np.uint8] = field(repr=False)
+    frames: Frames = field(repr=False)
     boxes: NDArray[np.int32] = field(repr=False)
-    mouth: NDArray[np.float32] = field(repr=False)
+    landmarks: NDArray[np.float32] | None = field(default=None, repr=False)
     loop: Loop = "pingpong"
     title: str = ""
 
     def __post_init__(self) -> None:
-        n = len(self.frames)
-        if self.boxes.shape != (n, 4) or self.mouth.shape != (n, 8, 2) or n == 0:
-            raise ValueError("boxes must be (n, 4) and mouth (n, 8, 2) for n > 0 frames")
-        for array in (self.frames, self.boxes, self.mouth):
-            array.flags.writeable = False
+        _check_tracks(len(self.frames), self.boxes, self.landmarks)
+        self.boxes.flags.writeable = False
+        if self.landmarks is not None:
+            self.landmarks.flags.writeable = False
+
+    @property
+    def mouth(self) -> NDArray[np.float32] | None:
+        """The eight rows of `landmarks` from LEFT_CORNER to NOSE_BASE, float32 (n, 8, 2), or None."""
+        return None if self.landmarks is None else self.landmarks[:, :8]
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
-        return self.frames.shape[2], self.frames.shape[1]
+        return self.frames.size
 
     @property
     def period(self) -> int:
@@ -101,8 +116,8 @@ class Avatar:
         return phase if phase < len(self.frames) else self.period - phase
 
     def image(self, index: int) -> Image:
-        """Frame `index`, uint8 (H, W, 3) BGR, read-only."""
-        return np.asarray(self.frames[index])
+        """Frame `index`, uint8 (H, W, 3) BGR, read-only. What it costs: `Frames.open`."""
+        return self.frames[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,22 +137,28 @@ def safe_id(name: str) -> str:
 
 
 class Avatars:
-    """The avatars under `root`: each is loaded once, in `pool`, and kept for as long as somebody holds it."""
+    """The avatars under `root`: each is loaded once, in `pool`, and kept for as long as somebody holds it.
 
-    def __init__(self, root: Path, pool: Executor) -> None:
+    Of the pictures of all together at most `cache_bytes` are decoded at a time; `pool` decodes ahead.
+    """
+
+    def __init__(self, root: Path, pool: Executor, cache_bytes: int = CACHE_BYTES) -> None:
         self.root = root
         self._pool = pool
+        self._cache = FrameCache(pool, cache_bytes)
         self._loaded: WeakValueDictionary[str, Avatar] = WeakValueDictionary()
         self._loading: dict[str, asyncio.Future[Avatar]] = {}
 
     async def get(self, avatar_id: str) -> Avatar:
-        """The avatar `avatar_id`. Raises as `load_avatar` does."""
+        """The avatar `avatar_id`, its first pictures decoded. Raises as `load_avatar` does."""
+        loop = asyncio.get_running_loop()
         if avatar := self._loaded.get(avatar_id):
+            await loop.run_in_executor(self._pool, avatar.frames.__getitem__, 0)
             return avatar
         loading = self._loading.get(avatar_id)
         if loading is None:
-            loop = asyncio.get_running_loop()
-            loading = self._loading[avatar_id] = loop.run_in_executor(self._pool, load_avatar, self.root, avatar_id)
+            loading = loop.run_in_executor(self._pool, load_avatar, self.root, avatar_id, self._cache)
+            self._loading[avatar_id] = loading
             loading.add_done_callback(lambda _: self._loading.pop(avatar_id, None))
         avatar = self._loaded[avatar_id] = await asyncio.shield(loading)
         return avatar
@@ -151,10 +172,11 @@ class Avatars:
         return found
 
 
-def load_avatar(root: Path, avatar_id: str) -> Avatar:
-    """The avatar `root/avatar_id`. Blocking: reads and decodes everything, about 1 ms a 512×512 frame.
+def load_avatar(root: Path, avatar_id: str, cache: FrameCache | None = None) -> Avatar:
+    """The avatar `root/avatar_id`, its pictures kept in `cache` as `Frames.open` does.
 
-    UnknownAvatar if there is none; BadRequest if its files do not agree with `avatar.json`.
+    Blocking: reads the files for their checksums, about 1 s a GB. UnknownAvatar if there is none; BadRequest if they
+    do not agree with `avatar.json`.
     """
     folder = root / safe_id(avatar_id)
     if not (folder / "avatar.json").is_file():
@@ -162,49 +184,98 @@ def load_avatar(root: Path, avatar_id: str) -> Avatar:
     try:
         about = AvatarFile.model_validate_json((folder / "avatar.json").read_bytes())
         for name, digest in about.sha256.items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            if _sha256(folder / name) != digest:
                 raise BadRequest(f"avatar '{avatar_id}': {name} is not the file that avatar.json names")
-        frames = read_video(folder / "frames.mp4")
-        with np.load(BytesIO((folder / "tracks.npz").read_bytes()), allow_pickle=False) as tracks:
-            boxes, mouth = tracks["boxes"].astype(np.int32), tracks["mouth"].astype(np.float32)
-        if len(frames) != about.frames or frames.shape[2:0:-1] != about.size:
+        frames = Frames.open(folder / "frames.mp4", cache, cyclic=about.loop == "cycle")
+        if len(frames) != about.frames or frames.size != about.size:
             raise BadRequest(f"avatar '{avatar_id}': frames.mp4 does not hold what avatar.json says")
-        return Avatar(avatar_id, frames, boxes, mouth, about.loop, about.title)
-    except (ValueError, TypeError, LookupError, EOFError, OSError, BadZipFile, zlib.error, av.FFmpegError) as error:
+        return Avatar(avatar_id, frames, *_read_tracks(folder / "tracks.npz"), about.loop, about.title)
+    except BadMedia as error:
+        raise BadRequest(f"avatar '{avatar_id}': {error}") from error
+    except (ValueError, TypeError, LookupError, EOFError, OSError, BadZipFile, zlib.error) as error:
         raise BadRequest(f"avatar '{avatar_id}' is damaged ({type(error).__name__})") from error
 
 
-def save_avatar(root: Path, avatar: Avatar, *, crf: int = 16, licence: str = "") -> Path:
-    """Write `avatar` under `root` and return its folder. Blocking; the folder appears whole or not at all."""
-    folder = root / safe_id(avatar.id)
-    part = root / f".{avatar.id}.part"
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    part.mkdir(parents=True)
-    write_video(part / "frames.mp4", avatar.frames, crf=crf)
-    np.savez_compressed(part / "tracks.npz", boxes=avatar.boxes, mouth=avatar.mouth)
-    about = AvatarFile(
-        format=1,
-        id=avatar.id,
-        title=avatar.title,
-        licence=licence,
-        size=avatar.size,
-        frames=len(avatar.frames),
-        loop=avatar.loop,
-        sha256={
-            "frames.mp4": hashlib.sha256((part / "frames.mp4").read_bytes()).hexdigest(),
-            "tracks.npz": hashlib.sha256((part / "tracks.npz").read_bytes()).hexdigest(),
-        },
-    )
-    (part / "avatar.json").write_text(about.model_dump_json(indent=2) + "\n")
-    part.rename(folder)
+def save_avatar(
+    root: Path,
+    avatar_id: str,
+    frames: Iterable[Image],
+    boxes: NDArray[np.int32],
+    landmarks: NDArray[np.float32] | None = None,
+    *,
+    loop: Loop = "pingpong",
+    title: str = "",
+    licence: str = "",
+    crf: int = 16,
+    replace: bool = False,
+) -> Path:
+    """Write an avatar under `root` and return its folder, which appears whole or not at all. Blocking.
+
+    Takes one picture at a time. BadRequest if there is such an avatar, unless `replace`: then this one takes its place.
+    ValueError unless `boxes` is (n, 4) and `landmarks` (n, 46, 2) for n pictures of one size, its sides even.
+    """
+    folder = root / safe_id(avatar_id)
+    if folder.exists() and not replace:
+        raise BadRequest(f"there is an avatar '{avatar_id}' already")
+    _check_tracks(len(boxes), boxes, landmarks)
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{avatar_id}.", dir=root) as workshop:
+        part = Path(workshop) / "new"
+        part.mkdir()
+        write_video(part / "frames.mp4", frames, crf=crf)
+        written = Frames.open(part / "frames.mp4")
+        _check_tracks(len(written), boxes, landmarks)
+        _write_tracks(part / "tracks.npz", boxes, landmarks)
+        about = AvatarFile(
+            format=2,
+            id=avatar_id,
+            title=title,
+            licence=licence,
+            size=written.size,
+            frames=len(written),
+            loop=loop,
+            sha256={"frames.mp4": _sha256(part / "frames.mp4"), "tracks.npz": _sha256(part / "tracks.npz")},
+        )
+        (part / "avatar.json").write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _publish(part, folder, replace)
     return folder
 
 
-def read_video(path: Path) -> NDArray[np.uint8]:
-    """All pictures of an mp4, uint8 (n, H, W, 3) BGR. Blocking. ValueError if there are none, or beyond MAX_BYTES."""
-    with av.open(str(path)) as container:
-        images = (np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in container.decode(video=0))
-        return _stack(images, container.streams.video[0].frames)
+def _publish(part: Path, folder: Path, replace: bool) -> None:
+    """Rename `part` to `folder`; what `replace` puts away goes beside `part`, and comes back if that fails."""
+    old = part.with_name("old")
+    if replace and folder.exists():
+        folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def _write_tracks(path: Path, boxes: NDArray[np.int32], landmarks: NDArray[np.float32] | None) -> None:
+    if landmarks is None:
+        np.savez_compressed(path, boxes=boxes.astype(np.int32))
+    else:
+        np.savez_compressed(path, boxes=boxes.astype(np.int32), landmarks=landmarks.astype(np.float32))
+
+
+def _check_tracks(n: int, boxes: NDArray[np.int32], landmarks: NDArray[np.float32] | None) -> None:
+    points = (n, len(MEDIAPIPE), 2)
+    if n == 0 or boxes.shape != (n, 4) or (landmarks is not None and landmarks.shape != points):
+        raise ValueError("boxes must be (n, 4) and landmarks (n, 46, 2) for n > 0 frames")
+
+
+def _read_tracks(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+    with np.load(path, allow_pickle=False) as tracks:
+        landmarks = tracks["landmarks"].astype(np.float32) if "landmarks" in tracks else None
+        return tracks["boxes"].astype(np.int32), landmarks
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_pictures(folder: Path) -> NDArray[np.uint8]:
@@ -220,16 +291,6 @@ def read_pictures(folder: Path) -> NDArray[np.uint8]:
         return _stack(map(_read_picture, paths), len(paths))
     except (ValueError, OSError, cv2.error) as error:
         raise BadRequest(f"'{folder.name}' holds no usable numbered pictures of one size") from error
-
-
-def write_video(path: Path, frames: NDArray[np.uint8], *, crf: int) -> None:
-    """Write pictures uint8 (n, H, W, 3) BGR as H.264 at 25 fps. Blocking."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": str(crf), "preset": "slow"})
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
-        container.mux(stream.encode(None))
 
 
 def _read_picture(path: Path) -> Image:

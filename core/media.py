@@ -101,10 +101,10 @@ class FaceJob:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """Answer to `job`: `image` uint8 (h, w, 3) BGR, to be pasted where the engine family knows."""
+    """Answer to `job`: `image` uint8 (h, w, 3) BGR, or what else the engine family pastes, where it knows."""
 
     job: FaceJob
-    image: Image
+    image: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

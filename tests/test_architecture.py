@@ -30,9 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{engine: {"basereal", "nets", "core"} for engine in ENGINES},
     "sessions": {"basereal", "core"},
     "vtuber": {"sessions", "speech", "asrreal", "llm", "core"},
-    "studio": {"core", "nets", "tts", "ttsreal", "basereal", *ENGINES},  # all but core: its programs only
+    "studio": {"core", "body", "auth", "nets", "tts", "ttsreal", "basereal", *ENGINES},  # from nets on: programs
     "cluster": {"sessions", "core"},
     "auth": {"core"},
+    "body": {"core"},
 }
 HEAVY = {"torch", "openai", "edge_tts", "onnxruntime", "hibari", "faster_whisper", "ray", "transformers"}
 

@@ -7,7 +7,7 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +21,12 @@ import soundfile
 
 from core import avatar as avatar_room
 from core.avatar import (
+    CHIN,
+    LEFT_EYE,
+    MEDIAPIPE,
+    OVAL,
+    RIGHT_EYE,
+    UPPER_OUTER,
     Avatar,
     Avatars,
     ClipItem,
@@ -32,8 +38,13 @@ from core.avatar import (
     save_avatar,
 )
 from core.errors import BadRequest, UnknownAvatar
+from core.frames import GROUP, FrameCache
+from core.media import Image
 from tests.fakes.media import grey, stairs
-from tests.fakes.person import make_avatar, tone
+from tests.fakes.person import make_avatar, save, tone
+
+BUILT_IN = Path(__file__).parent.parent / "data" / "avatars" / "presenter"
+BOXES, LANDMARKS = np.zeros((6, 4), np.int32), np.zeros((6, 46, 2), np.float32)
 
 # On disk and back.
 
@@ -41,33 +52,121 @@ from tests.fakes.person import make_avatar, tone
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """The folder of a saved avatar "drawn" of 64×48 pixels."""
-    return save_avatar(tmp_path, make_avatar(size=(64, 48), n=6))
+    return save(tmp_path, make_avatar(size=(64, 48), n=6))
 
 
 def test_an_avatar_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     drawn = make_avatar(size=(64, 48), n=6)
-    folder = save_avatar(tmp_path, drawn, licence="CC0")
+    folder = save(tmp_path, drawn, licence="CC0")
     assert sorted(path.name for path in folder.iterdir()) == ["avatar.json", "frames.mp4", "tracks.npz"]
     assert json.loads((folder / "avatar.json").read_text())["licence"] == "CC0"
     loaded = load_avatar(tmp_path, "drawn")
     assert (loaded.id, loaded.title, loaded.loop, loaded.size) == ("drawn", "Drawn", "cycle", (64, 48))
-    assert (loaded.boxes == drawn.boxes).all() and (loaded.mouth == drawn.mouth).all()
-    assert loaded.frames.shape == drawn.frames.shape
-    assert np.abs(loaded.frames.astype(int) - drawn.frames).mean() < 4  # as good as 4:2:0 allows
+    assert (loaded.boxes == drawn.boxes).all() and (np.asarray(loaded.landmarks) == drawn.landmarks).all()
+    assert len(loaded.frames) == len(drawn.frames)
+    assert np.abs(loaded.image(5).astype(int) - drawn.image(5)).mean() < 4  # as good as 4:2:0 allows
+
+
+def test_an_avatar_may_have_no_landmarks(tmp_path: Path) -> None:
+    save(tmp_path, stairs(3))
+    loaded = load_avatar(tmp_path, "stairs")
+    assert loaded.landmarks is None and loaded.mouth is None
+
+
+def test_the_mouth_is_the_first_eight_landmarks() -> None:
+    avatar = make_avatar(n=2)
+    assert avatar.landmarks is not None and avatar.mouth is not None
+    assert avatar.mouth.shape == (2, 8, 2) and (avatar.mouth == avatar.landmarks[:, :8]).all()
+
+
+def test_every_landmark_has_points_of_the_face_mesh() -> None:
+    assert len(MEDIAPIPE) == OVAL.stop == 46 and len({i for points in MEDIAPIPE for i in points}) == 46 + 2 - 1
+    assert [len(points) for points in MEDIAPIPE].count(2) == 2 == len(MEDIAPIPE[LEFT_EYE]) == len(MEDIAPIPE[RIGHT_EYE])
+    assert MEDIAPIPE[CHIN] in MEDIAPIPE[OVAL]
+
+
+def test_the_built_in_avatar_knows_its_whole_face() -> None:
+    avatar = load_avatar(BUILT_IN.parent, BUILT_IN.name)
+    assert avatar.landmarks is not None and np.isfinite(avatar.landmarks).all()
+    for box, points in zip(avatar.boxes, avatar.landmarks, strict=True):
+        left, right, chin = points[LEFT_EYE], points[RIGHT_EYE], points[CHIN]
+        assert left[0] < right[0] and max(left[1], right[1]) < points[UPPER_OUTER, 1] < chin[1]
+        middle = points[OVAL].mean(0)
+        assert (box[:2] < middle).all() and (middle < box[2:]).all()
+        assert points[OVAL][0, 1] < min(left[1], right[1]) and np.linalg.norm(points[OVAL][18] - chin) < 12
 
 
 def test_nothing_in_an_avatar_can_be_changed() -> None:
-    avatar = stairs(3)
-    for array in (avatar.frames, avatar.boxes, avatar.mouth, avatar.image(1)):
+    avatar = make_avatar(n=3)
+    for array in (avatar.boxes, avatar.landmarks, avatar.mouth, avatar.image(1)):
+        assert array is not None
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
 
 
-def test_an_avatar_is_never_overwritten_nor_half_there(saved: Path, tmp_path: Path) -> None:
+def hidden(root: Path) -> list[Path]:
+    return list(root.glob(".*"))
+
+
+def test_an_avatar_is_not_overwritten_unasked(saved: Path, tmp_path: Path) -> None:
     before = (saved / "avatar.json").read_bytes()
-    with pytest.raises(OSError, match=r"not empty|exists"):
-        save_avatar(tmp_path, make_avatar(size=(32, 32), n=2))
-    assert (saved / "avatar.json").read_bytes() == before
+    with pytest.raises(BadRequest, match="already"):
+        save(tmp_path, make_avatar(size=(32, 32), n=2))
+    assert (saved / "avatar.json").read_bytes() == before and not hidden(tmp_path)
+
+
+def test_a_replaced_avatar_is_the_new_one_whole_and_who_shows_the_old_goes_on(saved: Path, tmp_path: Path) -> None:
+    cache = FrameCache(max_bytes=2 * GROUP * 64 * 48 * 3)
+    shown = load_avatar(tmp_path, "drawn", cache)
+    old = [image.copy() for image in shown.frames]
+    new = make_avatar(size=(32, 32), n=20)
+    save_avatar(tmp_path, "drawn", new.frames, new.boxes, replace=True)
+    loaded = load_avatar(tmp_path, "drawn", cache)
+    assert loaded.size == (32, 32) and len(list(loaded.frames)) == 20 and loaded.landmarks is None
+    assert all((image == before).all() for image, before in zip(shown.frames, old, strict=True))
+    assert not hidden(tmp_path)
+
+
+def test_a_replacement_that_fails_leaves_the_old(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("no space")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no space"):
+        save_avatar(tmp_path, "drawn", stairs(1).frames, BOXES[:1], replace=True)
+    assert load_avatar(tmp_path, "drawn").size == (64, 48) and not hidden(tmp_path)
+
+
+def test_an_avatar_is_written_from_pictures_that_come_one_by_one(tmp_path: Path) -> None:
+    save_avatar(tmp_path, "b", (grey(40 * i, (64, 48)) for i in range(6)), BOXES, LANDMARKS, loop="cycle", crf=30)
+    loaded = load_avatar(tmp_path, "b")
+    assert [round(float(image.mean()), -1) for image in loaded.frames] == [0, 40, 80, 120, 160, 200]
+
+
+def broken() -> Iterator[Image]:
+    yield grey(1)
+    raise RuntimeError("the camera fell over")
+
+
+@pytest.mark.parametrize(
+    ("frames", "tracks"),
+    [
+        pytest.param(lambda: [grey(1)] * 6, {"boxes": np.zeros((6, 5), np.int32)}, id="five sides"),
+        pytest.param(lambda: [grey(1)] * 6, {"boxes": BOXES, "landmarks": LANDMARKS[:, :8]}, id="eight points"),
+        pytest.param(lambda: [grey(1)] * 5, {"boxes": BOXES}, id="too few pictures"),
+        pytest.param(lambda: [], {"boxes": BOXES[:0]}, id="nothing"),
+        pytest.param(lambda: [grey(1, (63, 64))] * 6, {"boxes": BOXES}, id="odd"),
+        pytest.param(broken, {"boxes": BOXES}, id="pictures that end in an error"),
+    ],
+)
+def test_what_is_no_avatar_is_not_written(tmp_path: Path, frames: Callable[[], Any], tracks: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        save_avatar(tmp_path / "avatars", "b", frames(), **tracks)
+    assert not (tmp_path / "avatars").exists() or not list((tmp_path / "avatars").iterdir())
 
 
 def rewrite(folder: Path, name: str, data: bytes, **about: Any) -> None:
@@ -100,7 +199,7 @@ def test_a_missing_file_is_refused(saved: Path, tmp_path: Path, name: str) -> No
         {"size": [48, 64]},
         {"frames": 7},
         {"frames": 0},
-        {"format": 2},
+        {"format": 1},
         {"fps": 30},
         {"loop": "once"},
         {"run": "this"},
@@ -140,21 +239,18 @@ class Bomb:
         return os.mkdir, ("unpickled",)
 
 
-BOXES, MOUTH = np.zeros((6, 4), np.int32), np.zeros((6, 8, 2), np.float32)
-
-
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(npz(mouth=MOUTH), id="no boxes"),
-        pytest.param(npz(boxes=BOXES), id="no mouth"),
-        pytest.param(npz(boxes=BOXES[:5], mouth=MOUTH), id="too few boxes"),
-        pytest.param(npz(boxes=BOXES, mouth=MOUTH[:, :7]), id="seven points"),
-        pytest.param(npz(boxes=np.full((6, 4), "x"), mouth=MOUTH), id="words for boxes"),
-        pytest.param(npz(boxes=np.array([[Bomb()]], object), mouth=MOUTH), id="pickled array"),
+        pytest.param(npz(landmarks=LANDMARKS), id="no boxes"),
+        pytest.param(npz(boxes=BOXES[:5], landmarks=LANDMARKS), id="too few boxes"),
+        pytest.param(npz(boxes=BOXES, landmarks=LANDMARKS[:, :8]), id="eight points"),
+        pytest.param(npz(boxes=np.full((6, 4), "x"), landmarks=LANDMARKS), id="words for boxes"),
+        pytest.param(npz(boxes=BOXES, landmarks=np.array([[Bomb()]], object)), id="pickled landmarks"),
+        pytest.param(npz(boxes=np.array([[Bomb()]], object), landmarks=LANDMARKS), id="pickled array"),
         pytest.param(b"\x80\x04\x95rubbish", id="pickle"),
         pytest.param(b"", id="empty"),
-        pytest.param(damaged(npz(boxes=BOXES, mouth=MOUTH)), id="damaged inside"),
+        pytest.param(damaged(npz(boxes=BOXES, landmarks=LANDMARKS)), id="damaged inside"),
         pytest.param(npy(), id="a single array"),
     ],
 )
@@ -193,12 +289,9 @@ def test_frames_that_are_none_are_refused(saved: Path, tmp_path: Path, data: byt
         load_avatar(tmp_path, "drawn")
 
 
-def test_more_pictures_than_memory_should_hold_are_refused(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(avatar_room, "MAX_BYTES", 6 * 64 * 48 * 3 - 1)
-    with pytest.raises(BadRequest):
-        load_avatar(tmp_path, "drawn")
+def test_pictures_too_large_to_be_decoded_are_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="too large"):
+        load_avatar(tmp_path, "drawn", FrameCache(max_bytes=GROUP * 64 * 48 * 3))
 
 
 # Names.
@@ -258,7 +351,7 @@ async def avatars(tmp_path: Path) -> AsyncIterator[Avatars]:
 
 def test_the_list_is_sorted_and_leaves_damaged_ones_out(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
-        save_avatar(tmp_path, Avatar(name, grey(9)[None], BOXES[:1], MOUTH[:1]))
+        save_avatar(tmp_path, name, [grey(9)], BOXES[:1])
     (tmp_path / "c" / "avatar.json").write_text("{}")
     (tmp_path / "d").mkdir()
     with ThreadPoolExecutor(1) as pool:
@@ -266,7 +359,7 @@ def test_the_list_is_sorted_and_leaves_damaged_ones_out(tmp_path: Path) -> None:
 
 
 def test_what_is_listed_can_be_asked_for(tmp_path: Path) -> None:
-    folder = save_avatar(tmp_path, Avatar("a", grey(9)[None], BOXES[:1], MOUTH[:1]))
+    folder = save_avatar(tmp_path, "a", [grey(9)], BOXES[:1])
     folder.rename(tmp_path / ".a.part")  # as a process leaves it that is killed before the last step
     with ThreadPoolExecutor(1) as pool:
         assert not Avatars(tmp_path, pool).list()
@@ -277,14 +370,34 @@ async def test_who_asks_at_the_same_time_gets_the_same_and_it_is_read_once(
 ) -> None:
     loads: list[str] = []
 
-    def counting(root: Path, avatar_id: str) -> Avatar:
+    def counting(root: Path, avatar_id: str, cache: FrameCache) -> Avatar:
         loads.append(avatar_id)
-        return load_avatar(root, avatar_id)
+        return load_avatar(root, avatar_id, cache)
 
     monkeypatch.setattr(avatar_room, "load_avatar", counting)
     first, *others = await asyncio.gather(*(avatars.get("drawn") for _ in range(8)))
     assert all(other is first for other in others) and await avatars.get("drawn") is first
     assert loads == ["drawn"]
+
+
+async def test_all_avatars_of_a_house_share_one_bound(tmp_path: Path) -> None:
+    group_bytes = GROUP * 64 * 64 * 3
+    for name in "ab":
+        save_avatar(tmp_path, name, [grey(9)] * 4 * GROUP, np.zeros((4 * GROUP, 4), np.int32))
+    with ThreadPoolExecutor(1) as pool:
+        avatars = Avatars(tmp_path, pool, 2 * group_bytes)
+        held = [await avatars.get(name) for name in "ab"]
+        for avatar in held:
+            assert len(list(avatar.frames)) == 4 * GROUP
+        assert avatars._cache.held_bytes == 2 * group_bytes
+
+
+async def test_who_gets_an_avatar_gets_it_ready_to_start(saved: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        avatars = Avatars(tmp_path, pool)
+        avatar = await avatars.get("drawn")
+        avatars._cache._groups.clear()
+        assert await avatars.get("drawn") is avatar and avatars._cache._groups
 
 
 async def test_who_gives_up_waiting_does_not_spoil_it_for_the_others(saved: Path, avatars: Avatars) -> None:

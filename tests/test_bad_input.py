@@ -20,7 +20,7 @@ from core.errors import EngineFailed
 from core.media import Voice
 from llm import BaseLLM, Message
 from tests.fakes.live import Live, Peer, connected, serve
-from tests.fakes.person import ToneTTS, make_avatar
+from tests.fakes.person import ToneTTS, make_avatar, save
 from tests.test_contract import OK, upload, wav
 from ttsreal import BaseTTS, Speech
 
@@ -343,11 +343,9 @@ async def test_a_peer_that_never_connects_is_reaped(data_dir: Path) -> None:
 
 
 async def test_a_damaged_avatar_is_refused(data_dir: Path) -> None:
-    from core.avatar import save_avatar
-
     folder = data_dir / "avatars" / "damaged"
     if not folder.exists():
-        await asyncio.to_thread(save_avatar, data_dir / "avatars", make_avatar("damaged", (64, 64), 4))
+        await asyncio.to_thread(save, data_dir / "avatars", make_avatar("damaged", (64, 64), 4))
         (folder / "frames.mp4").write_bytes(b"rubbish")
     async with serve(data_dir) as live:
         peer = Peer(live)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from core.audio import decode_audio
-from core.avatar import CHIN, LEFT_CORNER, NOSE_BASE, RIGHT_CORNER, load_avatar, read_video
+from core.avatar import CHIN, LEFT_CORNER, NOSE_BASE, RIGHT_CORNER, load_avatar
+from core.frames import Frames
 from core.media import TICK_SAMPLES
 from tests.fakes.live import connected, serve
 
@@ -46,14 +47,17 @@ async def test_in_a_recorded_echo_the_mouth_follows_the_voice_and_is_shut_in_sil
 
 def measure(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Per tick: how much darkness there is between the lips, and the sound's RMS."""
-    frames = read_video(path)
     avatar = load_avatar(PRESENTER.parent, "presenter")
+    assert avatar.mouth is not None
     mouth = avatar.mouth.mean(0)
     left, right = int(mouth[LEFT_CORNER, 0]), int(mouth[RIGHT_CORNER, 0])
     top, bottom = int(mouth[NOSE_BASE, 1]) + 8, int(mouth[CHIN, 1]) - 8
-    grey = frames[:, top:bottom, left:right].astype(np.float32).mean(3)
-    idle = avatar.frames[:, top:bottom, left:right].astype(np.float32).mean(3)
-    darkness = np.clip(np.percentile(idle, 0.5) - grey, 0, None).mean((1, 2))
+
+    def grey(frames: Frames) -> np.ndarray:
+        return np.stack([image[top:bottom, left:right].mean(2, dtype=np.float32) for image in frames])
+
+    shut = np.percentile(grey(avatar.frames), 0.5)
+    darkness = np.clip(shut - grey(Frames.open(path)), 0, None).mean((1, 2))
     pcm = decode_audio(path)
     ticks = min(len(darkness), len(pcm) // TICK_SAMPLES)
     loudness = np.sqrt((pcm[: ticks * TICK_SAMPLES].reshape(ticks, -1) ** 2).mean(1))

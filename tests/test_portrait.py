@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from core.audio import to_int16
 from core.avatar import Avatar, Clip
+from core.frames import Frames
 from core.media import SILENT_TICK, TICK_SAMPLES, Image
 from core.portrait import CLOSE_TICKS, FADE_TICKS, HOLD_TICKS, Portrait
 from tests.fakes.media import SIZE, grey, stairs
@@ -20,7 +21,7 @@ FACE = grey(250)
 
 
 def still(level: int, size: tuple[int, int] = SIZE) -> Avatar:
-    return Avatar("still", grey(level, size)[None], np.zeros((1, 4), np.int32), np.zeros((1, 8, 2), np.float32))
+    return Avatar("still", Frames.of([grey(level, size)]), np.zeros((1, 4), np.int32))
 
 
 def clip(*levels: int, pcm: NDArray[np.float32] | None = None, size: tuple[int, int] = SIZE) -> Clip:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from core.avatar import Avatar
+from core.avatar import MEDIAPIPE, Avatar
+from core.frames import Frames
 from core.media import FPS, SAMPLE_RATE, TICK_SAMPLES, Face, FaceJob, Image, Pcm, Window
 from nets.mouth import MouthFeatures
 from stillreal import StillEngine, bend, locate, mouth_patch, observe, paste
@@ -45,7 +46,14 @@ def portrait(
     cv2.line(image, ends[0], ends[1], (60, 50, 100), max(1, int(half_px / 20)), cv2.LINE_AA, 4)
     grain = np.random.default_rng(5).normal(0, 3, image.shape)
     image = np.clip(image + grain, 0, 255).astype(np.uint8)
-    return Avatar("test", image[None], np.zeros((1, 4), np.int32), points[None].astype(np.float32))
+    return with_mouth(Frames.of([image]), points)
+
+
+def with_mouth(frames: Frames, points: Array) -> Avatar:
+    """An avatar of one picture with its mouth at `points` (8, 2)."""
+    landmarks = np.full((1, len(MEDIAPIPE), 2), np.nan, np.float32)
+    landmarks[0, :8] = points
+    return Avatar("test", frames, np.zeros((1, 4), np.int32), landmarks)
 
 
 def window(values: Sequence[float]) -> Window:
@@ -160,17 +168,18 @@ def test_the_warp_never_folds(place: dict[str, Any], shape: tuple[float, float, 
 
 def test_lips_already_apart_open_further_and_hide_what_was_between() -> None:
     avatar = portrait()
-    points = avatar.mouth.copy()
-    points[0, 3:5] += [[0, -6], [0, 6]]
-    apart = Avatar("apart", avatar.frames, avatar.boxes, points)
+    assert avatar.mouth is not None
+    points = avatar.mouth[0].copy()
+    points[3:5] += [[0, -6], [0, 6]]
+    apart = with_mouth(avatar.frames, points)
     assert hole(face(apart, 0.8).image).sum() > hole(face(avatar, 0.8).image).sum()
     assert np.array_equal(paste(face(apart, 0)), apart.image(0))
 
 
-@pytest.mark.parametrize("points", [np.full((1, 8, 2), np.nan), np.zeros((1, 8, 2))])
-def test_a_frame_without_a_mouth_stays_as_it_is(points: Array) -> None:
-    seen = portrait()
-    avatar = Avatar("none", seen.frames, seen.boxes, points.astype(np.float32))
+@pytest.mark.parametrize("points", [np.full((8, 2), np.nan), np.zeros((8, 2)), None])
+def test_a_frame_without_a_mouth_stays_as_it_is(points: Array | None) -> None:
+    frames = portrait().frames
+    avatar = Avatar("none", frames, np.zeros((1, 4), np.int32)) if points is None else with_mouth(frames, points)
     assert np.array_equal(paste(face(avatar, 1)), avatar.image(0))
 
 

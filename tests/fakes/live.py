@@ -16,9 +16,8 @@ from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 import app as vivace
-from core.avatar import save_avatar
 from core.config import Settings
-from tests.fakes.person import make_avatar
+from tests.fakes.person import make_avatar, save
 
 
 @dataclass
@@ -45,7 +44,7 @@ async def serve(data_dir: Path, **settings: Any) -> AsyncIterator[Live]:
     """The server of `app.make_app` on a free loopback port; `data_dir` gets a drawn avatar if it has none."""
     if not (data_dir / "avatars" / "drawn").exists():
         (data_dir / "avatars").mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(save_avatar, data_dir / "avatars", make_avatar())
+        await asyncio.to_thread(save, data_dir / "avatars", make_avatar())
     defaults: dict[str, Any] = {
         "avatar_id": "drawn",
         "model": "paint",

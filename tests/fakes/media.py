@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.avatar import Avatar, Loop
+from core.frames import Frames
 from core.media import FPS, SAMPLE_RATE, TICK_SAMPLES, Image, Picture, Tick
 from outputs.encoder import H264Encoder
 
@@ -27,8 +28,8 @@ def grey(level: int, size: tuple[int, int] = SIZE) -> Image:
 
 def stairs(n: int = 50, *, loop: Loop = "cycle", size: tuple[int, int] = SIZE) -> Avatar:
     """An avatar whose frame `i` has brightness 20 + 4 * i."""
-    frames = np.stack([grey(20 + 4 * i, size) for i in range(n)])
-    return Avatar("stairs", frames, np.zeros((n, 4), np.int32), np.zeros((n, 8, 2), np.float32), loop)
+    frames = Frames.of(grey(20 + 4 * i, size) for i in range(n))
+    return Avatar("stairs", frames, np.zeros((n, 4), np.int32), loop=loop)
 
 
 def brightness(pictures: Iterable[Picture]) -> dict[int, float]:

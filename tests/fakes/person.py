@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from basereal import BaseReal
-from core.avatar import Avatar
+from core.avatar import LEFT_EYE, MEDIAPIPE, OVAL, RIGHT_EYE, Avatar, save_avatar
 from core.config import Settings
+from core.frames import Frames
 from core.media import SAMPLE_RATE, TICK_SAMPLES, Engine, Face, FaceJob, Image, Pcm, Voice, Window
 from llm import BaseLLM, LLMSettings, Message
 from ttsreal import BaseTTS, Speech, Word, estimate_words
@@ -20,13 +22,17 @@ def make_avatar(avatar_id: str = "drawn", size: tuple[int, int] = (256, 256), n:
     """A round face that sways over `n` frames."""
     width, height = size
     frames = np.full((n, height, width, 3), (90 + tint, 80, 70), np.uint8)
-    mouths = np.zeros((n, 8, 2), np.float32)
+    landmarks = np.zeros((n, len(MEDIAPIPE), 2), np.float32)
+    turn = np.arange(36) * np.pi / 18
+    contour = np.stack([width // 4 * np.sin(turn), -height // 3 * np.cos(turn)], axis=1)
     for i, frame in enumerate(frames):
         x, y = int(width / 2 + width * 0.02 * np.sin(2 * np.pi * i / n)), height // 2
         cv2.ellipse(frame, (x, y), (width // 4, height // 3), 0, 0, 360, (150, 170, 210 - tint), -1)
         cv2.line(frame, (x - width // 12, y + height // 6), (x + width // 12, y + height // 6), (60, 60, 160), 3)
         lips = y + height // 6
-        mouths[i] = [
+        landmarks[i, LEFT_EYE], landmarks[i, RIGHT_EYE] = ((x + s * width // 10, y - height // 8) for s in (-1, 1))
+        landmarks[i, OVAL] = contour + np.array([x, y])
+        landmarks[i, :8] = [
             (x - width // 12, lips),
             (x + width // 12, lips),
             (x, lips - 4),
@@ -37,7 +43,13 @@ def make_avatar(avatar_id: str = "drawn", size: tuple[int, int] = (256, 256), n:
             (x, lips - height // 12),
         ]
     box = [width // 4, height // 6, width * 3 // 4, height * 5 // 6]
-    return Avatar(avatar_id, frames, np.array([box] * n, np.int32), mouths, "cycle", "Drawn")
+    return Avatar(avatar_id, Frames.of(frames), np.array([box] * n, np.int32), landmarks, "cycle", "Drawn")
+
+
+def save(root: Path, avatar: Avatar, licence: str = "") -> Path:
+    """The folder of `avatar`, written under `root`."""
+    tracks = avatar.boxes, avatar.landmarks
+    return save_avatar(root, avatar.id, avatar.frames, *tracks, loop=avatar.loop, title=avatar.title, licence=licence)
 
 
 class LoudnessFeatures:
