@@ -63,7 +63,9 @@ class Studio:
         gl = self.gl
         names = {material.program for material in self.materials.values()} | {"cornea"}
         self.programs = {name: _program(gl, name) for name in names}
-        self.backdrop = gl.vertex_array(compiled(gl, ["backdrop.vert"], ["backdrop.frag"]), [])
+        backdrop = compiled(gl, ["backdrop.vert"], ["backdrop.frag"])
+        set_uniforms(backdrop, **dict(zip(("dark", "bright"), self.figure.person.backdrop, strict=True)))
+        self.backdrop = gl.vertex_array(backdrop, [])
         self.surface_depth = compiled(gl, ["depth.vert"], ["depth.frag"])
         self.strand_depth = compiled(gl, ["strand_depth.vert"], ["strand_depth.frag"])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from .crop import Crop, trim
 from .hair import Groom, Ground, Ribbons, grow, ribbons
 from .identity import Person, neutral
 from .mesh import Drawable, Points, Surface, drawable, subdivide
@@ -66,12 +67,12 @@ class Figure:
         """Base points whose mean lies inside the head, and moves with it."""
         return np.arange(JOINTS["head"], JOINTS["head"] + 8)
 
-    def pose(self, pose: Pose) -> tuple[Points, dict[str, Points]]:
-        """The posed base mesh (19158, 3), helpers too, and the points of every part."""
+    def pose(self, pose: Pose, names: Collection[str] | None = None) -> tuple[Points, dict[str, Points]]:
+        """The posed base mesh (19158, 3), helpers too, and the points of every part, or of those that `names` has."""
         base, still = self._faces(pose)
         whole = self.rig.apply(base, self._base_flesh, pose)
-        placed = {name: self._place(part, base, still, pose) for name, part in self.parts.items()}
-        return whole, placed
+        parts = [part for name, part in self.parts.items() if names is None or name in names]
+        return whole, {part.name: self._place(part, base, still, pose) for part in parts}
 
     def _faces(self, pose: Pose) -> tuple[Points, Points]:
         """The base mesh with the pose's face, and the same without lids for the brows to hang on."""
@@ -145,7 +146,7 @@ class Figure:
         assert garment.binding is not None and garment.scales is not None
         matrix, skin = self._skin(garment.binding.hidden)
         parts = [Part("body", drawable(skin), self.rig.flesh(skin.points), matrix), *bound.values()]
-        if isinstance(person.hair, Groom):
+        if not isinstance(person.hair, str):
             parts += self._grown(person.hair, skin, garment)
         return parts
 
@@ -168,7 +169,7 @@ class Figure:
             points = surface.points
         return Part(name, drawable(surface), self.rig.flesh(points), matrix, binding, scales)
 
-    def _grown(self, groom: Groom, skin: Surface, garment: Part) -> list[Part]:
+    def _grown(self, groom: Groom | Crop, skin: Surface, garment: Part) -> list[Part]:
         """Strands, and the scalp they hide."""
         assert garment.binding is not None and garment.scales is not None
         cloth = garment.binding.fit(self.rest, garment.scales)
@@ -177,8 +178,9 @@ class Figure:
         normals = mesh.normals(skin.points)
         met, up = np.concatenate([skin.points, cloth]), np.concatenate([normals, garment.drawable.normals(cloth)])
         solid = np.any(up, axis=1)
-        ground = Ground(met[solid], up[solid], self.rig.skull + SKULL_MIDDLE)
-        strands = grow(groom, ground, skin.points[mesh.point_triangles])
+        ground = Ground(met[solid], up[solid], self.rig.skull + SKULL_MIDDLE, groom.hairline)
+        corners = skin.points[mesh.point_triangles]
+        strands = grow(groom, ground, corners) if isinstance(groom, Groom) else trim(groom, ground, corners)
         points = strands.points.reshape(-1, 3)
         hair = Part("hair", ribbons(strands), self.rig.flesh(points), rest=points)
         inside = (ground.above_hairline(skin.points) > SCALP_INSET)[skin.faces].all(axis=1)

@@ -12,9 +12,21 @@ from scipy.spatial import cKDTree
 from .mesh import Points, unit
 from .rig import smoothstep
 
-HAIRLINE_AZIMUTH = (0, 14, 28, 46, 60, 72, 84, 100, 118, 145, 180)  # degrees from the front
-HAIRLINE_HEIGHT = (0.40, 0.40, 0.39, 0.24, 0.06, -0.18, -0.25, -0.15, -0.55, -0.95, -1.00)  # over the skull's middle
 STEP, STEPS = 0.06, 70  # decimetres a step
+
+
+@dataclass(frozen=True)
+class Hairline:
+    """Where hair begins: its height over the skull's middle, decimetres, at so many degrees from the front."""
+
+    degrees: tuple[float, ...]
+    heights: tuple[float, ...]
+
+
+LONG = Hairline(
+    degrees=(0, 14, 28, 46, 60, 72, 84, 100, 118, 145, 180),
+    heights=(0.40, 0.40, 0.39, 0.24, 0.06, -0.18, -0.25, -0.15, -0.55, -0.95, -1.00),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,7 @@ class Groom:
     strands: int = 22000
     knots: int = 18
     width: float = 0.0065
+    hairline: Hairline = LONG
     seed: int = 3
 
 
@@ -45,17 +58,18 @@ class Strands:
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What hair lies on: points (n, 3) with unit normals, and the middle of the skull (3,)."""
+    """What hair lies on: points (n, 3) with unit normals, the middle of the skull (3,), and where hair begins."""
 
     points: Points
     normals: Points
     middle: NDArray[np.float64]
+    hairline: Hairline = LONG
 
     def above_hairline(self, points: Points) -> NDArray[np.float64]:
         """Height of `points` over the hairline at their azimuth; negative on the face and neck."""
         x, y, z = (points - self.middle).T
         azimuth = np.degrees(np.arctan2(np.abs(x), z + 0.1))
-        return np.asarray(y - np.interp(azimuth, HAIRLINE_AZIMUTH, HAIRLINE_HEIGHT))
+        return np.asarray(y - np.interp(azimuth, self.hairline.degrees, self.hairline.heights))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,24 +113,25 @@ def ribbons(strands: Strands) -> Ribbons:
 def grow(groom: Groom, ground: Ground, skin: NDArray[np.float64]) -> Strands:
     """The hair of `groom` on the scalp part of `skin`, triangles (t, 3 corners, 3), lying on `ground`. Seconds."""
     rng = np.random.default_rng(groom.seed)
-    roots = _roots(groom, ground, skin, rng)
+    roots = plant(groom.guides, ground, skin, rng)
     paths = _fall(groom, ground, roots, rng)
     ends = groom.ends + groom.ragged * rng.normal(size=len(roots))
     guides = _cut(paths, ends, groom.knots)
-    guides = _waved(groom, _clumped(groom, guides, rng), rng)
+    guides = _waved(groom, clumped(guides, groom.clump, rng), rng)
     parents = rng.integers(0, len(guides), groom.strands)
     return Strands(_children(guides[parents], rng), rng.uniform(size=groom.strands))
 
 
-def _roots(groom: Groom, ground: Ground, corners: NDArray[np.float64], rng: np.random.Generator) -> Points:
+def plant(count: int, ground: Ground, corners: NDArray[np.float64], rng: np.random.Generator) -> Points:
+    """Roots: `count` points at most on triangles `corners` (t, 3, 3) above the hairline, fewer near it."""
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     height = ground.above_hairline(corners.mean(axis=1))
     weight = area * (height > -0.05)
-    chosen = rng.choice(len(corners), 3 * groom.guides, p=weight / weight.sum())
+    chosen = rng.choice(len(corners), 3 * count, p=weight / weight.sum())
     u, v = np.sqrt(rng.uniform(size=(len(chosen), 1))), rng.uniform(size=(len(chosen), 1))
     points = (1 - u) * corners[chosen, 0] + u * (1 - v) * corners[chosen, 1] + u * v * corners[chosen, 2]
     dense = smoothstep(0.0, 0.10, ground.above_hairline(points) + rng.normal(0, 0.010, len(points)))
-    return np.asarray(points[rng.uniform(size=len(points)) < dense][: groom.guides])
+    return np.asarray(points[rng.uniform(size=len(points)) < dense][:count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +155,7 @@ def _combing(groom: Groom, ground: Ground, roots: Points, out: Points, rng: np.r
     reach = 0.25 + 0.40 * ahead * top + 0.25 * top * rng.uniform(size=(len(roots), 1))
     layer = (0.15 + 0.85 * top) * rng.uniform(size=(len(roots), 1)) ** 1.2
     over = np.exp(-(((x - parting) / 0.10) ** 2))[:, None] * top
-    first = _tangent(comb, out) * (1 - 1.5 * over) + (0.3 + 0.9 * over) * out + 0.10 * rng.normal(size=roots.shape)
+    first = tangent(comb, out) * (1 - 1.5 * over) + (0.3 + 0.9 * over) * out + 0.10 * rng.normal(size=roots.shape)
     return _Combing(side, comb, reach, layer, unit(first))
 
 
@@ -157,8 +172,8 @@ def _fall(groom: Groom, ground: Ground, roots: Points, rng: np.random.Generator)
     for step in range(1, STEPS):
         gone = step * STEP
         combed = np.exp(-((gone / combing.reach) ** 2))
-        down = _tangent(np.broadcast_to([0.0, -1.0, 0.0], at.shape), held * out)
-        wanted = combed * _tangent(combing.comb, out) + (1 - combed) * down - (1 - held) * combing.side * [0.10, 0, 0]
+        down = tangent(np.broadcast_to([0.0, -1.0, 0.0], at.shape), held * out)
+        wanted = combed * tangent(combing.comb, out) + (1 - combed) * down - (1 - held) * combing.side * [0.10, 0, 0]
         way = unit(0.72 * way + 0.28 * unit(wanted + _from_face(at - ground.middle, combing.side)))
         at = at + STEP * way
         distance, near = tree.query(at)
@@ -173,7 +188,7 @@ def _fall(groom: Groom, ground: Ground, roots: Points, rng: np.random.Generator)
     return np.asarray(gaussian_filter1d(np.stack(paths, axis=1), 2.0, axis=1, mode="nearest"))
 
 
-def _tangent(way: Points, out: Points) -> Points:
+def tangent(way: Points, out: Points) -> Points:
     """`way` without most of its part along `out`."""
     return np.asarray(way - 0.9 * np.einsum("nc,nc->n", way, out)[:, None] * out)
 
@@ -198,13 +213,14 @@ def _cut(paths: NDArray[np.float64], ends: NDArray[np.float64], knots: int) -> N
     return np.asarray((1 - part) * paths[row, low] + part * paths[row, low + 1])
 
 
-def _clumped(groom: Groom, guides: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Neighbouring guides drawn together towards their tips."""
-    leaders = rng.choice(len(guides), max(1, len(guides) // 22), replace=False)
-    middles = guides[:, groom.knots // 2]
+def clumped(guides: NDArray[np.float64], clump: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Neighbours of `guides` (n, knots, 3) drawn together towards their tips: 0 not at all .. 1 to one point."""
+    count, knots = guides.shape[:2]
+    leaders = rng.choice(count, max(1, count // 22), replace=False)
+    middles = guides[:, knots // 2]
     _, mine = cKDTree(middles[leaders]).query(middles)
-    along = np.linspace(0, 1, groom.knots)[None, :, None]
-    pulled = groom.clump * rng.uniform(0.3, 1.0, (len(guides), 1, 1)) * along**2
+    along = np.linspace(0, 1, knots)[None, :, None]
+    pulled = clump * rng.uniform(0.3, 1.0, (count, 1, 1)) * along**2
     return np.asarray(guides + pulled * (guides[leaders[mine]] - guides))
 
 

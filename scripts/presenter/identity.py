@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
+from .crop import Crop
 from .hair import Groom
 from .mesh import Points
 from .pack import Pack
@@ -42,16 +43,18 @@ class Person:
     arms_down_degrees: float = 38.0
     skin: str = "young_caucasian_female2"
     skin_tint: Colour = (1.0, 1.0, 1.0)
-    hair: str | Groom = "long01"  # a hair of the pack, or one to grow
+    hair: str | Groom | Crop = "long01"  # a hair of the pack, or one to grow
     hair_colour: Colour = (0.03, 0.018, 0.012)
     brows: str = "eyebrow001"
     brow_colour: Colour = (0.03, 0.02, 0.015)
     lashes: str = "eyelashes01"
+    lash_colour: Colour = (0.012, 0.009, 0.008)
     iris: str = "brown_eye"
     iris_colour: Colour = (0.42, 0.25, 0.12)
     clothes: str = "female_elegantsuit01"
     clothes_colour: Colour | None = None  # None keeps the garment's own picture
     teeth: str = "teeth_base"
+    backdrop: tuple[Colour, Colour] = ((0.085, 0.105, 0.125), (0.36, 0.41, 0.44))  # dark and bright of the wall behind
 
     @property
     def caucasian(self) -> float:
@@ -90,6 +93,56 @@ PRESENTER = Person(
     brow_colour=(0.016, 0.009, 0.006),
     iris_colour=(0.42, 0.25, 0.12),
     clothes_colour=(0.020, 0.050, 0.075),
+)
+
+JUN = Person(
+    female=0.0,
+    young=0.78,
+    asian=0.9,
+    muscle=0.6,
+    weight=0.47,
+    proportions=0.5,
+    details={
+        "head/head-oval": 0.15,
+        "head/head-rectangular": 0.25,
+        "head/head-scale-horiz-decr": 0.20,
+        "eyebrows/eyebrows-angle-up": 0.25,
+        "eyes/l-eye-scale-incr": 0.20,
+        "eyes/r-eye-scale-incr": 0.17,
+        "nose/nose-scale-horiz-decr": 0.20,
+        "nose/nose-hump-incr": 0.20,
+        "mouth/mouth-angles-up": 0.12,
+        "mouth/mouth-upperlip-height-decr": 0.25,
+        "mouth/mouth-lowerlip-volume-decr": 0.25,
+        "cheek/l-cheek-bones-incr": 0.30,
+        "cheek/r-cheek-bones-incr": 0.33,
+        "chin/chin-width-incr": 0.15,
+        "chin/chin-prominent-incr": 0.20,
+        "asym/asym-nose-1-r": 0.12,
+        "asym/asym-eye-3-l": 0.15,
+    },
+    rest={
+        "browInnerUp": 0.14,
+        "browOuterUpLeft": 0.10,
+        "browOuterUpRight": 0.08,
+        "mouthSmileLeft": 0.24,
+        "mouthSmileRight": 0.25,
+        "cheekSquintLeft": 0.12,
+        "cheekSquintRight": 0.12,
+        "eyeWideLeft": 0.04,
+        "eyeWideRight": 0.04,
+        "mouthClose": 0.12,
+    },
+    skin="middleage_asian_male",
+    skin_tint=(0.90, 0.91, 0.93),
+    hair=Crop(),
+    hair_colour=(0.014, 0.011, 0.010),
+    brows="eyebrow012",
+    brow_colour=(0.008, 0.006, 0.005),
+    lash_colour=(0.11, 0.075, 0.055),
+    iris_colour=(0.30, 0.18, 0.09),
+    clothes="male_elegantsuit01",
+    backdrop=((0.087, 0.099, 0.108), (0.37, 0.385, 0.38)),
 )
 
 

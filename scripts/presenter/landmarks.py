@@ -1,4 +1,4 @@
-"""Where the face and the mouth are in a drawn frame, from the base mesh itself."""
+"""Where the face, the mouth and the eyes are in a drawn frame, from the base mesh itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .mesh import Points
 
 # Base points in the order of `core.avatar`: corners as seen in the picture, lips along the mid-line, chin, nose base.
 MOUTH = (425, 7182, 455, 474, 494, 5337, 5225, 317)
+EYE_CORNERS = (24, 73, 6857, 6808)  # of both eyes, as seen in the picture from left to right
 FOREHEAD, UNDER_CHIN = 3750, 5296
 EARS = (5433, 12032)  # where the cheek ends, in front of them
 LIPS = 455  # the middle of the upper lip's edge
@@ -24,6 +25,12 @@ def mouth_points(base: Points, camera: Camera, size: int) -> NDArray[np.float32]
     if points[LOWER_INNER, 1] < points[UPPER_INNER, 1]:  # lips pressed into each other show one line
         points[[UPPER_INNER, LOWER_INNER]] = points[[UPPER_INNER, LOWER_INNER]].mean(axis=0)
     return points.astype(np.float32)
+
+
+def eye_points(base: Points, camera: Camera, size: int) -> NDArray[np.float32]:
+    """Pixels (2, 2) of the middle between the corners of each eye, the left one in the picture first."""
+    corners = camera.project(base[list(EYE_CORNERS)], size)
+    return corners.reshape(2, 2, 2).mean(axis=1).astype(np.float32)
 
 
 def face_box(base: Points, camera: Camera, size: int) -> NDArray[np.int32]:

@@ -10,7 +10,6 @@ from .identity import Colour, Person
 from .pack import Pack
 
 BLANK = ""  # a material without a picture
-LASH_COLOUR = (0.012, 0.009, 0.008)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def materials(person: Person) -> dict[str, Material]:
         ),
         **_hair(person),
         "brows": Material("card", _own("eyebrows", person.brows, ".png"), person.brow_colour, 0.0006, 2),
-        "lashes": Material("card", _own("eyelashes", person.lashes, ".png"), LASH_COLOUR, 0.0016, 2),
+        "lashes": Material("card", _own("eyelashes", person.lashes, ".png"), person.lash_colour, 0.0016, 2),
     }
 
 

@@ -11,17 +11,25 @@ from numpy.typing import NDArray
 Signal = NDArray[np.float64]  # (n,) one value a frame, periodic
 
 BLINK = np.array([0.30, 0.70, 0.80, 0.74, 0.42, 0.14])
-BLINKS_AT = (31, 112, 187, 258)
-GLANCES = (  # first frame, frames, yaw and pitch in degrees
-    (58, 34, -7.5, -2.5),
-    (142, 30, 6.0, 2.0),
-    (222, 24, 4.0, -5.0),
-)
+
+
+@dataclass(frozen=True)
+class Habit:
+    """How somebody idles. Two with different ones do not move in step."""
+
+    seed: int = 7  # of the slow drift of the head
+    blinks: Sequence[int] = (31, 112, 187, 258)  # their first frames
+    glances: Sequence[tuple[int, int, float, float]] = (  # first frame, frames, yaw and pitch in degrees
+        (58, 34, -7.5, -2.5),
+        (142, 30, 6.0, 2.0),
+        (222, 24, 4.0, -5.0),
+    )
+    breath: float = 0.0  # where in a breath the cycle begins, 0 .. 1
 
 
 @dataclass(frozen=True)
 class Pose:
-    """One frame. Angles in degrees in the person's own sense: yaw to her left, pitch up, roll to her left shoulder."""
+    """One frame. Angles in degrees in the person's own sense: yaw to their left, pitch up, roll to their left shoulder."""
 
     weights: Mapping[str, float] = field(default_factory=dict)  # of visemes and face shapes, over the resting face
     gaze: tuple[float, float] = (0.0, 0.0)  # yaw and pitch in the world; (0, 0) looks along +z
@@ -31,10 +39,10 @@ class Pose:
     breath: float = 0.0  # 0 out .. 1 in
 
 
-def idle_cycle(frames: int, seed: int = 7) -> list[Pose]:
-    """A calm listener: breath, blinks, three glances and a slow head, the last frame leading into the first."""
-    rng = np.random.default_rng(seed)
-    gaze = [_low_pass(signal, 0.9) for signal in _glances(frames)]
+def idle_cycle(frames: int, habit: Habit = Habit()) -> list[Pose]:
+    """A calm listener: breath, blinks, a few glances and a slow head, the last frame leading into the first."""
+    rng = np.random.default_rng(habit.seed)
+    gaze = [_low_pass(signal, 0.9) for signal in _glances(frames, habit)]
     follow = [np.roll(_low_pass(signal, 9.0), 6) * 0.28 for signal in gaze]
     fixation = [_low_pass(_steps(frames, rng), 0.8) * 0.45 for _ in range(2)]
     yaw = follow[0] + _drift(frames, rng, 1.9)
@@ -42,7 +50,7 @@ def idle_cycle(frames: int, seed: int = 7) -> list[Pose]:
     roll = _drift(frames, rng, 1.2)
     shift = [_drift(frames, rng, size) for size in (0.014, 0.008, 0.02)]
     sway, smile, brows = _drift(frames, rng, 0.016), _drift(frames, rng, 0.045), _drift(frames, rng, 0.05)
-    breath, blink = _breath(frames), _blinks(frames)
+    breath, blink = _breath(frames, habit), _blinks(frames, habit)
     lifted = brows + 0.012 * gaze[1]
     return [
         Pose(
@@ -63,22 +71,22 @@ def _face(blink: float, smile: float, brows: float) -> dict[str, float]:
     return weights | {"browInnerUp": brows}
 
 
-def _breath(frames: int) -> Signal:
+def _breath(frames: int, habit: Habit) -> Signal:
     """Three breaths: in a little quicker than out."""
-    phase = 2 * np.pi * 3 * np.arange(frames) / frames
+    phase = 2 * np.pi * (3 * np.arange(frames) / frames + habit.breath)
     return np.asarray(0.5 - 0.5 * np.cos(phase + 0.35 * np.sin(phase)))
 
 
-def _blinks(frames: int) -> Signal:
+def _blinks(frames: int, habit: Habit) -> Signal:
     lids = np.zeros(frames)
-    for start in BLINKS_AT:
+    for start in habit.blinks:
         lids[(start + np.arange(len(BLINK))) % frames] = BLINK
     return lids
 
 
-def _glances(frames: int) -> tuple[Signal, Signal]:
+def _glances(frames: int, habit: Habit) -> tuple[Signal, Signal]:
     yaw, pitch = np.zeros(frames), np.zeros(frames)
-    for start, length, to_yaw, to_pitch in GLANCES:
+    for start, length, to_yaw, to_pitch in habit.glances:
         at = (start + np.arange(length)) % frames
         yaw[at], pitch[at] = to_yaw, to_pitch
     return yaw, pitch

@@ -17,9 +17,9 @@ void main() {
     vec3 own = linear(texture(picture, uv).rgb);
     vec3 albedo = mix(own * tint, tint * mix(1.0, luminance(own) * 2.0, 0.1), plain);
     float shade = lit(position, n, 6.0, 16);
-    vec3 light = KEY_COLOUR * max((dot(n, key_direction) + 0.12) / 1.12, 0.0) * shade * mix(1.0, open, 0.4);
-    light += (FILL_COLOUR * max(dot(n, FILL_DIRECTION), 0.0) + ambient(n) + RIM_COLOUR * 0.4 * rims(n)) * open;
-    vec3 sheen = (KEY_COLOUR * shade + SKY) * 0.05 * pow(1.0 - max(dot(n, v), 0.0), 3.0) * open;
-    vec3 c = albedo * light + sheen * (albedo + 0.05) + KEY_COLOUR * gloss(n, key_direction, v, 0.6, 0.03) * shade * 0.5;
+    vec3 light = key_colour * max((dot(n, key_direction) + 0.12) / 1.12, 0.0) * shade * mix(1.0, open, 0.4);
+    light += (fill_colour * max(dot(n, fill_direction), 0.0) + ambient(n) + rim_colour * 0.4 * rims(n)) * open;
+    vec3 sheen = (key_colour * shade + sky) * 0.05 * pow(1.0 - max(dot(n, v), 0.0), 3.0) * open;
+    vec3 c = albedo * light + sheen * (albedo + 0.05) + key_colour * gloss(n, key_direction, v, 0.6, 0.03) * shade * 0.5;
     colour = vec4(film(c), 1.0);
 }

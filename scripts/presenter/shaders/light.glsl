@@ -1,15 +1,16 @@
 // The studio: a soft key from upper left, a cool fill, two rims from behind, sky and ground; and the film.
-const vec3 KEY_COLOUR = vec3(1.0, 0.93, 0.86) * 2.15;
-const vec3 FILL_DIRECTION = normalize(vec3(0.85, 0.12, 0.62));
-const vec3 FILL_COLOUR = vec3(0.82, 0.90, 1.0) * 0.48;
-const vec3 RIM_COLOUR = vec3(1.0, 0.97, 0.94) * 0.75;
-const vec3 SKY = vec3(0.93, 0.97, 1.0) * 0.38;
-const vec3 GROUND = vec3(0.55, 0.44, 0.37) * 0.32;
+uniform vec3 key_colour = vec3(1.0, 0.93, 0.86) * 2.15;
+uniform vec3 fill_direction = normalize(vec3(0.85, 0.12, 0.62));
+uniform vec3 fill_colour = vec3(0.82, 0.90, 1.0) * 0.48;
+uniform vec3 rim_colour = vec3(1.0, 0.97, 0.94) * 0.75;
+uniform vec3 sky = vec3(0.93, 0.97, 1.0) * 0.38;
+uniform vec3 ground = vec3(0.55, 0.44, 0.37) * 0.32;
 
 uniform vec3 key_direction;
 uniform vec3 eye;
 uniform mat4 to_shadow;
 uniform sampler2DShadow shadow_map;
+uniform int shadow_taps = 24;
 
 vec3 linear(vec3 srgb) { return pow(srgb, vec3(2.2)); }
 float luminance(vec3 c) { return dot(c, vec3(0.2126, 0.7152, 0.0722)); }
@@ -25,7 +26,7 @@ float lit(vec3 position, vec3 n, float radius, int taps) {
     return sum / float(taps);
 }
 
-vec3 ambient(vec3 n) { return mix(GROUND, SKY, n.y * 0.5 + 0.5); }
+vec3 ambient(vec3 n) { return mix(ground, sky, n.y * 0.5 + 0.5); }
 
 float rims(vec3 n) {
     return max(dot(n, normalize(vec3(0.75, 0.35, -0.62))), 0.0) + max(dot(n, normalize(vec3(-0.75, 0.35, -0.62))), 0.0);

@@ -24,15 +24,15 @@ void main() {
     vec3 albedo = linear(texture(picture, uv).rgb) * tint * 0.62;
     vec3 occlusion = pow(vec3(open), vec3(0.72, 0.95, 1.05));
     vec3 soft = mix(fine, n, 0.5);
-    vec3 shade = pow(vec3(lit(position, n, 8.0, 24)), vec3(0.72, 0.95, 1.0));
-    vec3 light = KEY_COLOUR * wrapped(dot(soft, key_direction)) * shade * mix(vec3(1.0), occlusion, 0.35);
-    light += FILL_COLOUR * wrapped(dot(soft, FILL_DIRECTION)) * occlusion;
-    light += RIM_COLOUR * 0.5 * rims(n) * open;
+    vec3 shade = pow(vec3(lit(position, n, 8.0, shadow_taps)), vec3(0.72, 0.95, 1.0));
+    vec3 light = key_colour * wrapped(dot(soft, key_direction)) * shade * mix(vec3(1.0), occlusion, 0.35);
+    light += fill_colour * wrapped(dot(soft, fill_direction)) * occlusion;
+    light += rim_colour * 0.5 * rims(n) * open;
     light += ambient(soft) * occlusion;
     vec3 c = albedo * light;
     float key = gloss(fine, key_direction, v, 0.46, 0.028) * 0.62 + gloss(fine, key_direction, v, 0.30, 0.028) * 0.13;
-    float fill = gloss(fine, FILL_DIRECTION, v, 0.46, 0.028);
-    c += KEY_COLOUR * key * shade.g * open + FILL_COLOUR * fill * open * open;
-    c += RIM_COLOUR * 0.06 * pow(1.0 - max(dot(n, v), 0.0), 4.0) * open;
+    float fill = gloss(fine, fill_direction, v, 0.46, 0.028);
+    c += key_colour * key * shade.g * open + fill_colour * fill * open * open;
+    c += rim_colour * 0.06 * pow(1.0 - max(dot(n, v), 0.0), 4.0) * open;
     colour = vec4(film(c), 1.0);
 }
