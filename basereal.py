@@ -91,7 +91,8 @@ class Shared:
 class BaseReal(ABC):
     """One live session. A family of engines subclasses it with `make_engine`, `make_features` and `paste`.
 
-    Everything but `paste` runs on the event loop. `run()` is the session; cancelling it ends it.
+    Those three belong to the family, not to a session. All else runs on the event loop. `run()` is the session;
+    cancelling it ends it.
     """
 
     lead_ticks: ClassVar[int] = 2  # from a window to the earliest tick that can show it
@@ -101,12 +102,14 @@ class BaseReal(ABC):
     def make_engine(cls, settings: Settings) -> Engine:
         """The family's engine, its weights loaded. Blocking. BadRequest if they are missing or another network's."""
 
+    @classmethod
     @abstractmethod
-    def make_features(self) -> Features:
-        """What turns this session's sound into windows."""
+    def make_features(cls, engine: Engine) -> Features:
+        """What turns one session's sound into windows for `engine`."""
 
+    @staticmethod
     @abstractmethod
-    def paste(self, face: Face) -> Image:
+    def paste(face: Face) -> Image:
         """The whole picture with `face` in it, uint8 (H, W, 3) BGR. Called in the compose pool."""
 
     def __init__(self, session_id: int, choice: Choice, shared: Shared) -> None:
@@ -127,7 +130,7 @@ class BaseReal(ABC):
         self._accepted: dict[int, float] = {}
         self._chunks: asyncio.Queue[AudioChunk] = asyncio.Queue(CHUNKS)
 
-        self._features = self.make_features()
+        self._features = self.make_features(shared.engine)
         self._pair: list[AudioChunk] = []
         self._unheard: deque[Sound] = deque()  # sound whose window is still held back as right context
         self._avatar = MAIN

@@ -1,55 +1,71 @@
-"""Faces that speak by Wav2Lip: the engine, and how its answer is put back into the picture."""
+"""Faces that speak by Wav2Lip, the published networks or ours: the engine, and how its answer gets into the picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-from weakref import ref
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
-from basereal import BaseReal
-from core.avatar import Avatar
+from basereal import BaseReal, Choice, Shared
+from core.avatar import OVAL, Avatar
 from core.config import Settings
 from core.errors import BadRequest
-from core.media import Face, FaceJob, Image
+from core.media import Engine, Face, FaceJob, Image
+from core.square import cut_square, mouth_square
 from nets.mel import MelFeatures
 
 if TYPE_CHECKING:
     import torch
 
+    from nets.identities import Place
     from nets.wav2lip import Wav2Lip
 
 Device = Literal["auto", "cpu", "cuda"]
+Floats = NDArray[np.float32]
 
-GPU_BATCH = 32
-CPU_BATCH = {96: 4, 256: 1}  # about 100 ms of work, well within what jobs are sent ahead
-FACE_CACHE_BYTES = 128 << 20
+PUBLISHED, OURS = "wav2lip.pth", "vivace-lips.pth"  # in models/; the first is used if somebody has put it there
+GPU_BATCH = 64
+CPU_BATCH = {96: 4, 128: 8, 256: 1}  # about 100 ms of work, well within what jobs are sent ahead
+IDENTITY_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 MAX_SHIFT = 12.0  # levels of brightness that colour matching may add or take
+FACE_MARGIN = 1.1  # of the contour, that a box may change
+LAYERS = 6  # channels of our network's answer
+SQUARE_EDGE = 0.08  # of the square's side, over which our picture fades into the avatar's
 
 
 class LipEngine:
-    """`core.media.Engine` of Wav2Lip: windows are mel (80, 16), answers uint8 (S, S, 3) BGR, S the size of the network.
+    """`core.media.Engine` of Wav2Lip: windows are mel (80, 16).
 
-    Folds `net` and keeps it. Float16 on a GPU; on a CPU bfloat16 where it has the instructions, else float32.
-    On a CPU, `infer` keeps torch to `threads` threads; the other cores are for sessions and encoders.
+    Answers of a published network are uint8 (S, S, 3) BGR; of ours float16 (S, S, 6), the layers of
+    `nets.wav2lip.compose`. Folds `net` and keeps it. On a GPU float16, recorded as CUDA graphs; on a CPU bfloat16 where
+    it has the instructions, else float32. What the network sees of an avatar's frame it sees once. On a CPU, `infer`
+    keeps torch to `threads` threads; the other cores are for sessions and encoders.
     """
 
     def __init__(self, net: Wav2Lip, device: Device = "auto", *, threads: int = 1) -> None:
         import torch
         from torch.nn.utils import convert_conv2d_weight_memory_format
 
+        from nets.identities import Identities
+
         self.device = _device(device)
         self.dtype = _dtype(self.device)
         self.threads = threads
-        self.size = net.size
-        self.max_batch = GPU_BATCH if self.device == "cuda" else CPU_BATCH[self.size]
+        self.layout = net.layout
+        self.max_batch = GPU_BATCH if self.device == "cuda" else CPU_BATCH.get(self.layout.size, 1)
         self._net = convert_conv2d_weight_memory_format(net.fold().to(self.device, self.dtype), torch.channels_last)
-        self._crop = lru_cache(FACE_CACHE_BYTES // (3 * self.size**2))(self._cut)
+        with torch.inference_mode():
+            self._shapes = [tuple(known.shape[1:]) for known in self._net.identity(self._blank())]
+            self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+            like = torch.empty(0, dtype=self.dtype, device=self.device)
+            self._identities = Identities(self._encode, sum(self._sizes), like, IDENTITY_BYTES[self.device])
+            self._run = self._recorded() if self.device == "cuda" else self._eager
 
     @classmethod
     def load(cls, path: Path, device: Device = "auto", *, threads: int = 1) -> LipEngine:
@@ -62,57 +78,163 @@ class LipEngine:
         return cls(load_wav2lip(path), device, threads=threads)
 
     def infer(self, jobs: Sequence[FaceJob]) -> list[Face]:
-        """One Face per job, in order. Blocking; at 96 about 22 ms a face on one core with bfloat16, 40 ms without."""
+        """One Face per job, in order. Blocking; on one core with bfloat16 about 6 ms a face of ours, 16 ms at 96."""
         import torch
 
         if self.device == "cpu":
             torch.set_num_threads(self.threads)  # holds for the calling thread, so it cannot be done at the start
         mel = np.stack([job.window for job in jobs])[:, None]  # (B, 1, 80, 16)
-        whole = np.stack([self._crop(ref(job.avatar), job.avatar_index) for job in jobs])  # (B, S, S, 3)
-        masked = whole.copy()
-        masked[:, self.size // 2 :] = 0
-        face = np.concatenate((masked, whole), axis=3)  # (B, S, S, 6)
         with torch.inference_mode():
-            images = self._run(torch.from_numpy(mel), torch.from_numpy(face))
+            known = self._identities.of([(job.avatar, job.avatar_index) for job in jobs])
+            images = self._run(mel, known)
         return [Face(job, image) for job, image in zip(jobs, images, strict=True)]
 
-    def _run(self, mel: torch.Tensor, face: torch.Tensor) -> NDArray[np.uint8]:
-        mel = mel.to(self.device, self.dtype)
-        face = face.to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255  # (B, 6, S, S), channels last
-        out = self._net(mel, face).float().mul_(255).round_().byte()
-        images: NDArray[np.uint8] = out.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return images
+    def _encode(self, places: Sequence[Place]) -> torch.Tensor:
+        """(B, width): what the decoder wants to know of each place, one feature map after the other."""
+        import torch
 
-    def _cut(self, owner: ref[Avatar], index: int) -> Image:
-        avatar = owner()
-        assert avatar is not None  # its job holds it
+        faces = np.stack([self._face(avatar, index) for avatar, index in places])  # (B, S, S, 3 or 6)
+        seen = torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
+        return torch.cat([known.permute(0, 2, 3, 1).flatten(1) for known in self._net.identity(seen)], dim=1)
+
+    def _face(self, avatar: Avatar, index: int) -> Image:
+        size = self.layout.size
+        if self.layout.layers:
+            return cut_square(avatar.image(index), _square(avatar, index), size)
         x1, y1, x2, y2 = _face_box(avatar, index)
-        crop = avatar.image(index)[y1:y2, x1:x2]
-        return np.asarray(cv2.resize(crop, (self.size, self.size)), np.uint8)
+        whole = cv2.resize(avatar.image(index)[y1:y2, x1:x2], (size, size))
+        masked = whole.copy()
+        masked[size // 2 :] = 0
+        return np.concatenate((masked, whole), axis=2).astype(np.uint8)
+
+    def _draw(self, mel: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 or (B, S, S, 6) float16, of (B, 1, 80, 16) and the rows of `_encode`."""
+        import torch
+
+        parts = torch.split(known, self._sizes, dim=1)
+        identity = [
+            part.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+            for part, (channels, height, width) in zip(parts, self._shapes, strict=True)
+        ]
+        out = self._net.speak(mel, identity).permute(0, 2, 3, 1)
+        return out.to(torch.float16) if self.layout.layers else out.float().mul(255).round().byte()
+
+    def _eager(self, mel: Floats, known: torch.Tensor) -> NDArray[Any]:
+        import torch
+
+        return self._draw(torch.from_numpy(mel).to(self.dtype), known).contiguous().numpy()
+
+    def _recorded(self) -> Any:
+        from nets.graphs import Graphs
+
+        return Graphs(self._draw, sum(self._sizes), GPU_BATCH)
+
+    def _blank(self) -> torch.Tensor:
+        import torch
+
+        size, channels = self.layout.size, 3 if self.layout.layers else 6
+        return torch.zeros((1, channels, size, size), dtype=self.dtype, device=self.device)
 
 
 class LipReal(BaseReal):
-    """A session whose face is drawn by Wav2Lip; its checkpoint is `--modelfile`, by default `models/wav2lip.pth`."""
+    """A session whose face is drawn by Wav2Lip: `--modelfile`, else `models/wav2lip.pth` if there is one, else ours."""
 
     lead_ticks = 3
 
     @classmethod
     def make_engine(cls, settings: Settings) -> LipEngine:
-        path = Path(settings.modelfile) if settings.modelfile else settings.models_dir / "wav2lip.pth"
-        return LipEngine.load(path, settings.device)
+        path = Path(settings.modelfile) if settings.modelfile else settings.models_dir / PUBLISHED
+        if not settings.modelfile and not path.exists():
+            path = settings.models_dir / OURS
+        engine = LipEngine.load(path, settings.device)
+        logger.info(
+            "lips are drawn by {} on {} ({})", path.name, engine.device, str(engine.dtype).removeprefix("torch.")
+        )
+        return engine
 
-    def make_features(self) -> MelFeatures:
-        return MelFeatures()
+    def __init__(self, session_id: int, choice: Choice, shared: Shared) -> None:
+        assert isinstance(shared.engine, LipEngine)
+        for avatar in choice.avatars.values():
+            if shared.engine.layout.layers and avatar.landmarks is None:
+                raise BadRequest(f"avatar '{avatar.id}' has no landmarks: make it anew, or use a published checkpoint")
+        super().__init__(session_id, choice, shared)
 
-    def paste(self, face: Face) -> Image:
-        return paste(face)
+    @classmethod
+    def make_features(cls, engine: Engine) -> MelFeatures:
+        assert isinstance(engine, LipEngine)
+        return MelFeatures(engine.layout.past_columns)
+
+    @staticmethod
+    def paste(face: Face) -> Image:
+        return paste_layers(face) if face.image.shape[2] == LAYERS else paste_box(face)
 
 
-def paste(face: Face) -> Image:
-    """The avatar's frame with `face` in it, a new uint8 (H, W, 3). Any thread, 1 ms for a 256×256 box in 512×512.
+def paste_layers(face: Face) -> Image:
+    """The avatar's frame with the layers of our network applied, a new uint8 (H, W, 3). Any thread, about 3 ms.
 
-    Only the lower half of the box changes, most in its middle and nothing at its edges; where both pictures meet, the
-    face takes the mean colour of the frame as far as MAX_SHIFT goes.
+    The frame's own pixels are moved, at their own resolution; only what the mouth had hidden is painted.
+    """
+    avatar, index = face.job.avatar, face.job.avatar_index
+    frame = avatar.image(index)
+    image = frame.copy()
+    x, y, side = _square(avatar, index)
+    (left, right), (top, bottom) = (_span(at, side, most) for at, most in zip((x, y), avatar.size, strict=True))
+    if left < right and top < bottom:
+        layers = face.image.astype(np.float32)
+        layers[..., :3] *= 255 * layers[..., 3:4]
+        layers[..., 4:] *= side
+        painted, shown, flow = _enlarged(
+            layers * _fade(len(layers)), (x - left, y - top, side), (right - left, bottom - top)
+        )
+        rows, columns = np.mgrid[top:bottom, left:right].astype(np.float32)
+        where = columns + flow[..., 0], rows + flow[..., 1]
+        moved = cv2.remap(frame, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        image[top:bottom, left:right] = np.clip(painted + (1 - shown) * moved + 0.5, 0, 255)
+    return image
+
+
+def _span(middle: float, side: float, most: int) -> tuple[int, int]:
+    """The first pixel of a square in a row or column of `most`, and the one after the last."""
+    return max(0, int(middle - side / 2)), min(most, int(np.ceil(middle + side / 2)))
+
+
+def _enlarged(
+    layers: Floats, square: tuple[float, float, float], size: tuple[int, int]
+) -> tuple[Floats, Floats, Floats]:
+    """Picture (h, w, 3), share (h, w, 1) and flow (h, w, 2) of `layers` where they lie in a region of `size`.
+
+    `square` is the middle and the side of what they belong to, in pixels of the region.
+    """
+    x, y, side = square
+    scale, middle = len(layers) / side, (len(layers) - 1) / 2
+    matrix = np.array([[scale, 0, middle - x * scale], [0, scale, middle - y * scale]])
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # of four channels at most
+    shown = np.asarray(cv2.warpAffine(layers[..., :4], matrix, size, flags=how), np.float32)
+    flow = np.asarray(cv2.warpAffine(layers[..., 4:], matrix, size, flags=how), np.float32)
+    return shown[..., :3], shown[..., 3:], flow
+
+
+@lru_cache(4)
+def _fade(size: int) -> Floats:
+    """(S, S, 6): what layers are multiplied by, so that nothing happens at the edges of the square."""
+    line = _rise(np.minimum(np.arange(size), np.arange(size)[::-1]) / size, SQUARE_EDGE)
+    edges = np.repeat(np.outer(line, line)[..., None], 6, axis=2).astype(np.float32)
+    edges.flags.writeable = False
+    return edges
+
+
+def _square(avatar: Avatar, index: int) -> tuple[float, float, float]:
+    """x and y of the middle, and the side, of the square our network sees; pixels."""
+    assert avatar.landmarks is not None
+    x, y, side = mouth_square(avatar.landmarks[index]).tolist()
+    return x, y, max(side, 8.0)
+
+
+def paste_box(face: Face) -> Image:
+    """The avatar's frame with a published network's face in it, a new uint8 (H, W, 3). Any thread, 1 ms for 256×256.
+
+    Only the lower half of the box changes, most in its middle and nothing at its edges nor, if its contour is known,
+    outside the face; where both pictures meet, the face takes the mean colour of the frame as far as MAX_SHIFT goes.
     """
     avatar, index = face.job.avatar, face.job.avatar_index
     image = avatar.image(index).copy()
@@ -120,7 +242,7 @@ def paste(face: Face) -> Image:
     middle = (y2 - y1) // 2
     old = image[y1 + middle : y2, x1:x2]
     new = cv2.resize(face.image, (x2 - x1, y2 - y1), interpolation=cv2.INTER_CUBIC)[middle:]
-    mask = _mask(y2 - y1, x2 - x1)[middle:]
+    mask = (_mask(y2 - y1, x2 - x1) * _within(avatar, index, (x1, y1, x2, y2)))[middle:]
     change = new.astype(np.float32) - old
     change -= _seam_colour(change, mask)
     old[:] = np.clip(old + mask * change + 0.5, 0, 255)
@@ -140,6 +262,20 @@ def _mask(height: int, width: int) -> NDArray[np.float32]:
     rows = _rise(y - 0.5, 0.15) * _rise(1 - y, 0.08)
     columns = _rise(x, 0.15) * _rise(1 - x, 0.15)
     return np.outer(rows, columns)[..., None].astype(np.float32)
+
+
+def _within(avatar: Avatar, index: int, box: tuple[int, int, int, int]) -> Floats:
+    """(h, w, 1) in [0, 1]: 1 inside the face and a little around it, for a jaw that drops."""
+    x1, y1, x2, y2 = box
+    if avatar.landmarks is None:
+        return np.ones((y2 - y1, x2 - x1, 1), np.float32)
+    contour = avatar.landmarks[index, OVAL]
+    middle = contour.mean(axis=0)
+    wider = middle + FACE_MARGIN * (contour - middle) - [x1, y1]
+    inside = np.zeros((y2 - y1, x2 - x1), np.float32)
+    cv2.fillPoly(inside, [np.round(wider).astype(np.int32)], 1.0)
+    soft = cv2.GaussianBlur(inside, (0, 0), max(1.0, 0.03 * (x2 - x1)))
+    return np.asarray(soft, np.float32)[..., None]
 
 
 def _rise(x: NDArray[np.float64], over: float) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ from core.avatar import (
     Avatar,
 )
 from core.config import Settings
-from core.media import Face, FaceJob, Image, Window
+from core.media import Engine, Face, FaceJob, Image, Window
 from nets.mouth import MouthFeatures
 
 Array = NDArray[np.floating[Any]]  # float32 unless said otherwise
@@ -516,10 +516,12 @@ class StillReal(BaseReal):
     def make_engine(cls, settings: Settings) -> StillEngine:
         return StillEngine()
 
-    def make_features(self) -> MouthFeatures:
+    @classmethod
+    def make_features(cls, engine: Engine) -> MouthFeatures:
         return MouthFeatures()
 
-    def paste(self, face: Face) -> Image:
+    @staticmethod
+    def paste(face: Face) -> Image:
         return paste(face)
 
 

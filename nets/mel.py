@@ -24,13 +24,16 @@ _HANN = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT_SAMPLES) / FFT_SAMPLES)
 
 
 class MelFeatures:
-    """`core.media.Features` of Wav2Lip: float32 (80, 16) in [-4, 4], the 200 ms that begin with the tick.
+    """`core.media.Features` of Wav2Lip: float32 (80, 16) in [-4, 4], 200 ms that begin `past_columns` before the tick.
 
-    Window i is columns 16 * i // 5 and on of the mel spectrum of the whole utterance; column j is centred on sample
-    200 * j. Its last column reaches 12.5 ms further, so it is complete 212.5 ms after its tick began, at the latest.
+    Window i is columns 16 * i // 5 - past_columns and on of the mel spectrum of the whole utterance; column j is
+    centred on sample 200 * j, and silent before the first. The last reaches 12.5 ms further: as published, with no
+    past, a window is complete 212.5 ms after its tick began, at the latest; each column of the past saves 12.5 ms. At
+    most 16, so that no window is complete before its tick begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, past_columns: int = 0) -> None:
+        self._past = past_columns
         self.reset()
 
     def reset(self) -> None:
@@ -39,8 +42,8 @@ class MelFeatures:
         self._next_window = 0
         self._last_sample = 0.0
         self._signal = np.zeros(FFT_SAMPLES // 2)
-        self._columns = np.empty((BANDS, 0), np.float32)
-        self._first_column = 0
+        self._columns = np.full((BANDS, self._past), -LIMIT, np.float32)
+        self._first_column = -self._past
 
     def push(self, pcm: Pcm) -> list[Window]:
         """The windows completed by `pcm` ((n,) float32, 16 kHz), in order. About 0.1 ms a tick, any thread.
@@ -59,7 +62,7 @@ class MelFeatures:
         All in all an utterance gives one window per 640 samples, begun ones included.
         """
         ticks = -(-self._heard_samples // TICK_SAMPLES)
-        missing_samples = _end_sample(ticks - 1) - self._heard_samples
+        missing_samples = max(0, self._end_sample(ticks - 1) - self._heard_samples)
         windows = self.push(np.zeros(missing_samples, np.float32)) if ticks else []
         self.reset()
         return windows
@@ -74,14 +77,20 @@ class MelFeatures:
 
     def _take(self) -> list[Window]:
         windows: list[Window] = []
-        while _end_sample(self._next_window) <= self._heard_samples:
-            start = _start_column(self._next_window) - self._first_column
+        while self._end_sample(self._next_window) <= self._heard_samples:
+            start = self._start_column(self._next_window) - self._first_column
             windows.append(self._columns[:, start : start + WINDOW_COLUMNS].copy())
             self._next_window += 1
-        done = _start_column(self._next_window) - self._first_column
+        done = self._start_column(self._next_window) - self._first_column
         self._columns = self._columns[:, done:]
         self._first_column += done
         return windows
+
+    def _start_column(self, window: int) -> int:
+        return window * TICK_SAMPLES // HOP_SAMPLES - self._past
+
+    def _end_sample(self, window: int) -> int:
+        return self._start_column(window) * HOP_SAMPLES + WINDOW_SAMPLES
 
 
 def mel_columns(signal: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -93,14 +102,6 @@ def mel_columns(signal: NDArray[np.float64]) -> NDArray[np.float32]:
     level_db = 20 * np.log10(np.maximum(FLOOR, _FILTERS @ spectrum.T)) - REFERENCE_DB  # (80, k)
     scaled = 2 * LIMIT * (level_db + RANGE_DB) / RANGE_DB - LIMIT
     return np.clip(scaled, -LIMIT, LIMIT).astype(np.float32)
-
-
-def _start_column(window: int) -> int:
-    return window * TICK_SAMPLES // HOP_SAMPLES
-
-
-def _end_sample(window: int) -> int:
-    return _start_column(window) * HOP_SAMPLES + WINDOW_SAMPLES
 
 
 def _mel_filters() -> NDArray[np.float64]:

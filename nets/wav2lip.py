@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import pickle
 import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import affine_grid, grid_sample, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core.errors import BadRequest
 
-Size = Literal[96, 256]
+REACH = 0.25  # how far a pixel of ours may come from, of the face's size
+MOST_PARAMETERS = 200_000_000  # of a network that a file describes
 
 # All that torch's unpickler has been seen to raise over broken bytes, besides its own error.
 DAMAGE = (AssertionError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error)
@@ -63,65 +68,158 @@ def up(cin: int, cout: int, n: int) -> nn.Sequential:
     return nn.Sequential(Block(nn.ConvTranspose2d(cin, cout, 3, 2, 1, output_padding=1)), *residuals(cout, n))
 
 
-class Wav2Lip(nn.Module):
-    """The generator. 36.3 M parameters and 4.0 GMAC a face at 96, 53.6 M and 27.8 GMAC at 256."""
+Channels = Annotated[int, Field(gt=0, le=4096)]
+Stage = tuple[Channels, Annotated[int, Field(ge=0, le=16)]]
+Stages = Annotated[tuple[Stage, ...], Field(min_length=2, max_length=12)]
 
-    def __init__(self, size: Size = 96) -> None:
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a network. S is `size`; `encoder` and `decoder` are (channels, residual blocks) of each stage.
+
+    The encoder's first stage is of size S, each next of half that; the last leaves `base` x `base` pixels. The decoder
+    doubles from there. `joined` decoder stages take the encoder's features of their size with them; the first two are
+    1 x 1 and `base` x `base`. `layers` networks see the face once (3 channels) and answer with 6: see `compose`.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, revalidate_instances="always")
+
+    size: Annotated[int, Field(le=1024)]
+    encoder: Stages
+    base: Annotated[int, Field(gt=0, le=16)]
+    bottom: Channels
+    audio: tuple[Channels, Channels, Channels, Channels, Channels]
+    decoder: Stages
+    head: Channels
+    layers: bool = False
+    past_columns: Annotated[int, Field(ge=0, le=16)] = 0  # of a mel window, before its tick
+
+    def __post_init__(self) -> None:
+        if len(self.decoder) != len(self.encoder) + 1 or self.size != self.base << (len(self.encoder) - 1):
+            raise ValueError("the stages of encoder and decoder do not meet")
+
+    @property
+    def joined(self) -> int:
+        """How many decoder stages are joined by the encoder: all, but where layers are made not that of full size."""
+        return len(self.decoder) - self.layers
+
+
+PUBLISHED = {
+    96: Layout(
+        96,
+        ((16, 0), (32, 2), (64, 3), (128, 2), (256, 2), (512, 1)),
+        3,
+        512,
+        (32, 64, 128, 256, 512),
+        ((512, 0), (512, 1), (512, 2), (384, 2), (256, 2), (128, 2), (64, 2)),
+        32,
+    ),
+    256: Layout(
+        256,
+        ((16, 0), (32, 2), (64, 3), (128, 2), (256, 2), (512, 1), (512, 1)),
+        4,
+        512,
+        (32, 64, 128, 256, 512),
+        ((512, 0), (512, 1), (512, 1), (512, 2), (384, 2), (256, 2), (128, 2), (64, 2)),
+        32,
+    ),
+}
+
+
+def our_layout(width: float = 1.0) -> Layout:
+    """The layout that `studio.train_lips` trains, all channels times `width` (multiples of 8). 5.5 M parameters at 1.
+
+    128 pixels around the mouth; a mel window begins 75 ms before its tick, so that speech need not be heard far ahead.
+    """
+
+    def wide(channels: int) -> int:
+        return max(8, round(channels * width / 8) * 8)
+
+    encoder = tuple((wide(c), n) for c, n in ((16, 0), (32, 1), (64, 1), (96, 1), (160, 1), (192, 1)))
+    decoder = tuple((wide(c), n) for c, n in ((256, 0), (192, 0), (160, 1), (128, 1), (64, 1), (32, 1), (16, 0)))
+    audio = (16, 48, 96, 192, wide(256))
+    return Layout(128, encoder, 4, wide(192), audio, decoder, wide(16), layers=True, past_columns=6)
+
+
+class Wav2Lip(nn.Module):
+    """The generator. Published: 36.3 M parameters and 4.0 GMAC a face at 96, 53.6 M and 27.8 GMAC at 256."""
+
+    def __init__(self, layout: Layout = PUBLISHED[96]) -> None:
         super().__init__()
-        self.size = size
-        deep = size == 256
-        base = 4 if deep else 3  # b: the pixels that S/64 or S/32 leaves
+        self.layout = layout
+        base, bottom = layout.base, layout.bottom
+        a, b, c, d, e = layout.audio
         self.audio_encoder = nn.Sequential(  # (1, 80, 16)
-            conv(1, 32, 3, 1, 1),  # (32, 80, 16)
-            *residuals(32, 2),
-            conv(32, 64, 3, (3, 1), 1),  # (64, 27, 16)
-            *residuals(64, 2),
-            conv(64, 128, 3, 3, 1),  # (128, 9, 6)
-            *residuals(128, 2),
-            conv(128, 256, 3, (3, 2), 1),  # (256, 3, 3)
-            *residuals(256, 1),
-            conv(256, 512, 3),  # (512, 1, 1)
-            conv(512, 512, 1),
+            conv(1, a, 3, 1, 1),  # (a, 80, 16)
+            *residuals(a, 2),
+            conv(a, b, 3, (3, 1), 1),  # (b, 27, 16)
+            *residuals(b, 2),
+            conv(b, c, 3, 3, 1),  # (c, 9, 6)
+            *residuals(c, 2),
+            conv(c, d, 3, (3, 2), 1),  # (d, 3, 3)
+            *residuals(d, 1),
+            conv(d, e, 3),  # (e, 1, 1)
+            conv(e, e, 1),
         )
-        self.face_encoder_blocks = nn.ModuleList(  # (6, S, S)
+        (first, _), *rest = layout.encoder
+        channels = [first, *(channels for channels, _ in rest)]
+        self.face_encoder_blocks = nn.ModuleList(
             [
-                nn.Sequential(conv(6, 16, 7, 1, 3)),  # (16, S, S)
-                down(16, 32, 2),  # (32, S/2, S/2)
-                down(32, 64, 3),  # (64, S/4, S/4)
-                down(64, 128, 2),  # (128, S/8, S/8)
-                down(128, 256, 2),  # (256, S/16, S/16)
-                down(256, 512, 1),  # (512, S/32, S/32)
-                *([down(512, 512, 1)] if deep else []),  # (512, S/64, S/64)
-                nn.Sequential(conv(512, 512, base), conv(512, 512, 1)),  # (512, 1, 1)
+                nn.Sequential(conv(3 if layout.layers else 6, first, 7, 1, 3)),  # (_, S, S)
+                *(down(cin, cout, n) for cin, (cout, n) in zip(channels, rest, strict=False)),  # S/2, S/4, … base
+                nn.Sequential(conv(channels[-1], bottom, base), conv(bottom, bottom, 1)),  # (bottom, 1, 1)
             ]
         )
-        self.face_decoder_blocks = nn.ModuleList(  # each output is joined by the encoder's of its resolution
+        joins = [bottom, *reversed(channels)][: layout.joined] + [0] * (len(layout.decoder) - layout.joined)
+        (narrow, _), (wide, n), *more = layout.decoder
+        into = [cout + join for (cout, _), join in zip(layout.decoder, joins, strict=True)]
+        self.face_decoder_blocks = nn.ModuleList(
             [
-                nn.Sequential(conv(512, 512, 1)),  # (512, 1, 1) + 512
-                nn.Sequential(Block(nn.ConvTranspose2d(1024, 512, base)), *residuals(512, 1)),  # (512, b, b) + 512
-                *([up(1024, 512, 1)] if deep else []),  # (512, S/32, S/32) + 512
-                up(1024, 512, 2),  # (512, S/16, S/16) + 256
-                up(768, 384, 2),  # (384, S/8, S/8) + 128
-                up(512, 256, 2),  # (256, S/4, S/4) + 64
-                up(320, 128, 2),  # (128, S/2, S/2) + 32
-                up(160, 64, 2),  # (64, S, S) + 16
+                nn.Sequential(conv(e, narrow, 1)),  # (_, 1, 1)
+                nn.Sequential(Block(nn.ConvTranspose2d(into[0], wide, base)), *residuals(wide, n)),  # (_, base, base)
+                *(up(cin, cout, n) for cin, (cout, n) in zip(into[1:], more, strict=False)),  # … S/2, S
             ]
         )
-        self.output_block = nn.Sequential(conv(80, 32, 3, 1, 1), nn.Conv2d(32, 3, 1), nn.Sigmoid())  # (3, S, S)
+        out = 6 if layout.layers else 3
+        self.output_block = nn.Sequential(conv(into[-1], layout.head, 3, 1, 1), nn.Conv2d(layout.head, out, 1))
+        if layout.layers:
+            self._start_with_the_face_itself()
+        else:
+            self.output_block.append(nn.Sigmoid())
+
+    def _start_with_the_face_itself(self) -> None:
+        last = self.output_block[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        with torch.no_grad():
+            last.weight[3:] *= 0.1
+            last.bias[3], last.bias[4:] = -3.0, 0.0
 
     def forward(self, mel: Tensor, face: Tensor) -> Tensor:
-        """(B, 3, S, S) in [0, 1]: the face saying `mel`.
+        """What `speak` answers for `face`, (B, 6, S, S) BGR in [0, 1]: the lower half black, then the whole.
 
-        `mel` (B, 1, 80, 16) in [-4, 4]; `face` (B, 6, S, S) in [0, 1], BGR twice: the lower half black, then the whole.
+        A `layers` network sees only the whole, (B, 3, S, S).
         """
-        skips = [face]
+        return self.speak(mel, self.identity(face))
+
+    def identity(self, face: Tensor) -> tuple[Tensor, ...]:
+        """What the decoder wants to know of `face`, smallest first. It holds for everything the face will ever say."""
+        found = [face]
         for encode in self.face_encoder_blocks:
-            skips.append(encode(skips[-1]))
-        x: Tensor = self.audio_encoder(mel)
-        for decode in self.face_decoder_blocks:
-            x = torch.cat((decode(x), skips.pop()), dim=1)
+            found.append(encode(found[-1]))
+        return tuple(reversed(found[1:]))[: self.layout.joined]
+
+    def speak(self, mel: Tensor, identity: Sequence[Tensor]) -> Tensor:
+        """(B, 3, S, S) in [0, 1]: the face saying `mel` (B, 1, 80, 16) in [-4, 4]. Or (B, 6, S, S), see `compose`."""
+        return self.draw(self.audio_encoder(mel), identity)
+
+    def draw(self, sound: Tensor, identity: Sequence[Tensor]) -> Tensor:
+        """`speak`, from the audio encoder's answer (B, e, 1, 1) on."""
+        x = sound
+        for decode, known in zip_longest(self.face_decoder_blocks, identity):
+            x = decode(x)
+            x = x if known is None else torch.cat((x, known), dim=1)
         out: Tensor = self.output_block(x)
-        return out
+        return torch.cat((out[:, :4].sigmoid(), out[:, 4:].tanh() * REACH), dim=1) if self.layout.layers else out
 
     def fold(self) -> Wav2Lip:
         """This network, from now on for inference only: its batch norms go into the convolutions before them."""
@@ -132,24 +230,62 @@ class Wav2Lip(nn.Module):
         return self
 
 
+def compose(face: Tensor, layers: Tensor) -> Tensor:
+    """The answer of a `layers` network shown: (B, 3, S, S) in [0, 1], from the `face` (B, 3, S, S) it was asked about.
+
+    `layers` (B, 6, S, S): a picture BGR in [0, 1], how much of it is shown, in [0, 1], and where else each pixel of the
+    face itself comes from, x and y in [-REACH, REACH] of the face's size. So skin keeps its grain, and only what was
+    hidden, teeth and tongue, is painted.
+    """
+    picture, shown, flow = torch.split(layers, [3, 1, 2], dim=1)
+    still = torch.eye(2, 3, device=face.device, dtype=face.dtype).expand(len(face), 2, 3)
+    grid = affine_grid(still, list(face.shape), align_corners=False) + 2 * flow.permute(0, 2, 3, 1)
+    moved = grid_sample(face, grid, padding_mode="border", align_corners=False)
+    return moved + shown * (picture - moved)
+
+
+def save_wav2lip(path: Path, net: Wav2Lip, **about: str) -> None:
+    """Write `net` as float16 with its layout, and `about` it whatever is said; `load_wav2lip` reads it."""
+    state = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": state, "layout": asdict(net.layout), "about": about}, path)
+
+
 def load_wav2lip(path: Path) -> Wav2Lip:
-    """The network of a checkpoint, float32 on the CPU, in eval mode; its keys tell its size. Blocking, about 1 s.
+    """The network of a checkpoint, float32 on the CPU, in eval mode. Blocking, about 1 s.
 
     The file holds a state dict, or `{"state_dict": …}` and whatever training left beside it; a `module.` before the
-    keys is ignored. Nothing in it is executed. BadRequest if it is missing, damaged, or of another network.
+    keys is ignored. Its `layout` tells its shape, or if it has none, its keys. Nothing in it is executed. BadRequest if
+    it is missing, damaged, or of another network.
     """
-    state = _state_dict(path)
-    with torch.device("meta"):
-        net = Wav2Lip(256 if "face_encoder_blocks.7.0.conv_block.0.weight" in state else 96)
-    net.to_empty(device="cpu")
+    loaded = read_weights(path)
+    state = loaded.get("state_dict", loaded)
+    if not isinstance(state, dict):
+        raise BadRequest(f"'{path.name}' holds no state dict")
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
     try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise BadRequest(f"'{path.name}' holds another network than Wav2Lip of size 96 or 256") from error
-    return net.eval()
+        with torch.device("meta"):
+            net = Wav2Lip(_layout(loaded.get("layout"), state))
+        if sum(parameter.numel() for parameter in net.parameters()) > MOST_PARAMETERS:
+            raise ValueError("a network too large")
+        net.load_state_dict(state, assign=True)
+    except DAMAGE as error:
+        raise BadRequest(
+            f"'{path.name}' holds another network than Wav2Lip of size 96 or 256, or one of ours"
+        ) from error
+    return net.float().eval()
 
 
-def _state_dict(path: Path) -> dict[str, Any]:
+def _layout(told: Any, state: dict[str, Any]) -> Layout:
+    if told is None:
+        return PUBLISHED[256 if "face_encoder_blocks.7.0.conv_block.0.weight" in state else 96]
+    return TypeAdapter(Layout).validate_python(Layout(**told))
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What the file of weights `path` holds, on the CPU. Nothing in it is executed. Blocking.
+
+    BadRequest if it is missing or damaged, holds more than weights, or no dict.
+    """
     if not path.is_file():
         raise BadRequest(f"there are no weights '{path.name}'")
     try:
@@ -158,7 +294,6 @@ def _state_dict(path: Path) -> dict[str, Any]:
         raise BadRequest(f"'{path.name}' holds more than weights, or is damaged: it was not loaded") from error
     except DAMAGE as error:
         raise BadRequest(f"'{path.name}' is damaged, or no file of weights") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict):
+    if not isinstance(loaded, dict):
         raise BadRequest(f"'{path.name}' holds no state dict")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+    return loaded

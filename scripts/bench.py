@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -278,13 +278,25 @@ def beep_times(packets: Packets) -> list[float]:
 
 async def capacity(args: argparse.Namespace) -> None:
     """Sessions at 512×512@25 side by side, against aiortc's own encoders in the same run."""
-    for flags, n, speaking, name in (
+    await _side_by_side(
+        args,
         ((), 20, 0, "20 sessions, idle"),
         ((), 20, 10, "20 sessions, 10 of them speaking"),
         ((), 20, 20, "20 sessions, all speaking"),
         (("--aiortc_encoder",), 8, 0, "8 sessions, aiortc's own encoders"),
         (("--aiortc_encoder",), 20, 0, "20 sessions, aiortc's own encoders"),
-    ):
+    )
+
+
+async def lips(args: argparse.Namespace) -> None:
+    """Sessions that speak with our own network, at 512×512@25."""
+    ours = ("--model", "wav2lip")
+    await _side_by_side(args, *((ours, n, n, f"our network, {n} speaking") for n in (1, 2, 3, 4)))
+
+
+async def _side_by_side(args: argparse.Namespace, *cases: tuple[Sequence[str], int, int, str]) -> None:
+    """Each case: flags, sessions, how many of them speak, name."""
+    for flags, n, speaking, name in cases:
         async with server(*flags) as running, peers(running, n, keep=False) as crowd:
             for peer in crowd[:speaking]:
                 await running.say(peer, 60)
@@ -341,7 +353,7 @@ async def memory(args: argparse.Namespace) -> None:
         row(what, "no growth", f"{half[key]:.0f} → {end[key]:.0f}")
 
 
-ALL = {"latency": latency, "skew": skew, "join": join, "capacity": capacity, "memory": memory}
+ALL = {"latency": latency, "skew": skew, "join": join, "capacity": capacity, "lips": lips, "memory": memory}
 
 
 async def run(args: argparse.Namespace) -> None:

@@ -90,10 +90,12 @@ class FlashReal(BaseReal):
     def make_engine(cls, settings: Settings) -> Engine:
         return FlashEngine()
 
-    def make_features(self) -> Features:
+    @classmethod
+    def make_features(cls, engine: Engine) -> Features:
         return PeakFeatures()
 
-    def paste(self, face: Face) -> Image:
+    @staticmethod
+    def paste(face: Face) -> Image:
         return face.image
 
 
@@ -122,7 +124,7 @@ async def serve(args: argparse.Namespace) -> None:
         setattr(app, "HumanPlayer", FramePlayer)  # noqa: B010
     settings = Settings(
         max_session=args.sessions,
-        model="flash" if args.flash else "still",
+        model="flash" if args.flash else args.model,
         tts="timed",
         llm="rules",
         offer_rate=0,
@@ -161,6 +163,7 @@ def main() -> None:
     parser.add_argument("--bitrate", type=int, default=0)
     parser.add_argument("--aiortc_encoder", action="store_true")
     parser.add_argument("--flash", action="store_true")
+    parser.add_argument("--model", default="still")
     log.set_up("WARNING")
     aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
     asyncio.run(serve(parser.parse_args()))

@@ -239,7 +239,7 @@ def test_the_second_meter_gets_crops_and_mel_of_the_same_time() -> None:
     answer = judged(judge, ((time, textured()) for time in track.times), track, Sound(-0.5, pcm))
     assert answer == (12.0, 5.0)
     crops, mel = shown
-    assert crops == (50, 48, 96, 3)
+    assert crops == (50, 64, 64, 3)
     assert mel[0] == 80 and mel[1] == pytest.approx(1.5 * 80, abs=4)
 
 

@@ -44,8 +44,8 @@ def whole_mel(pcm: Pcm) -> np.ndarray:
     return np.asarray(np.clip(8 * (level_db + 100) / 100 - 4, -4, 4))
 
 
-def whole_windows(pcm: Pcm, ticks: int) -> np.ndarray:
-    mel = whole_mel(np.pad(pcm, (0, 16_000)))
+def whole_windows(pcm: Pcm, ticks: int, past: int = 0) -> np.ndarray:
+    mel = np.pad(whole_mel(np.pad(pcm, (0, 16_000))), ((0, 0), (past, 0)), constant_values=-4)
     return np.stack([mel[:, int(80 * i / 25) : int(80 * i / 25) + 16] for i in range(ticks)])
 
 
@@ -69,6 +69,35 @@ def test_an_utterance_gives_one_window_a_tick(samples: int) -> None:
     windows = stream(MelFeatures(), pcm, 320)
     assert len(windows) == -(-samples // TICK_SAMPLES)
     np.testing.assert_allclose(windows, whole_windows(pcm, len(windows)), atol=1e-4)
+
+
+@pytest.mark.parametrize("past", [1, 6, 16])
+@pytest.mark.parametrize("piece_samples", [7, 641, 10**6])
+def test_windows_that_begin_in_the_past_are_those_of_the_whole_spectrum(past: int, piece_samples: int) -> None:
+    pcm = speechlike(12 * TICK_SAMPLES + 100)
+    windows = stream(MelFeatures(past), pcm, piece_samples)
+    assert windows.dtype == np.float32
+    np.testing.assert_allclose(windows, whole_windows(pcm, 13, past), atol=1e-4)
+
+
+@pytest.mark.parametrize("past", [6, 14, 16])
+@pytest.mark.parametrize("samples", [1, 639, 640, 641, 2199, 2200, 12_345])
+def test_an_utterance_gives_one_window_a_tick_whatever_is_seen_of_the_past(past: int, samples: int) -> None:
+    features, pcm = MelFeatures(past), speechlike(samples)
+    for _ in range(2):
+        assert len(stream(features, pcm, 320)) == -(-samples // TICK_SAMPLES)
+    assert features.finish() == []
+
+
+@pytest.mark.parametrize("past", [0, 6, 16])
+def test_a_window_is_complete_212_ms_after_its_tick_began_and_each_column_of_the_past_saves_12(past: int) -> None:
+    features, came = MelFeatures(past), []
+    for heard in range(40, 9 * TICK_SAMPLES + 1, 40):
+        came += [heard] * len(features.push(speechlike(40)))
+    waits = np.array(came) - TICK_SAMPLES * np.arange(len(came))
+    promise = (212.5 - 12.5 * past) * 16
+    assert waits.max() == promise
+    assert waits.min() >= max(1, promise - 200)
 
 
 def test_a_window_comes_as_soon_as_its_last_column_is_heard() -> None:

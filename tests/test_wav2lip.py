@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import resource
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import BadRequest
-from nets.wav2lip import Block, Size, Wav2Lip, load_wav2lip
+from nets.wav2lip import PUBLISHED, REACH, Block, Layout, Wav2Lip, compose, load_wav2lip, our_layout, save_wav2lip
+from tests.fakes.nets import random_net
 
 State = dict[str, Tensor]
 
@@ -20,15 +23,15 @@ State = dict[str, Tensor]
 AUDIO = "1>32 32r 32r 32>64s3,1 64r 64r 64>128s3 128r 128r 128>256s3,2 256r 256>512p0 512>512k1p0"
 ENCODER = ["6>16k7p3", "16>32s2 32r 32r", "32>64s2 64r 64r 64r", "64>128s2 128r 128r", "128>256s2 256r 256r"]
 DECODER = ["T768>384s2 384r 384r", "T512>256s2 256r 256r", "T320>128s2 128r 128r", "T160>64s2 64r 64r"]
-ENCODERS: dict[Size, list[str]] = {
+ENCODERS: dict[int, list[str]] = {
     96: [*ENCODER, "256>512s2 512r", "512>512p0 512>512k1p0"],
     256: [*ENCODER, "256>512s2 512r", "512>512s2 512r", "512>512k4p0 512>512k1p0"],
 }
-DECODERS: dict[Size, list[str]] = {
+DECODERS: dict[int, list[str]] = {
     96: ["512>512k1p0", "T1024>512p0 512r", "T1024>512s2 512r 512r", *DECODER],
     256: ["512>512k1p0", "T1024>512k4p0 512r", "T1024>512s2 512r", "T1024>512s2 512r 512r", *DECODER],
 }
-SIZES: list[Size] = [96, 256]
+SIZES = [96, 256]
 
 
 class Layer:
@@ -64,7 +67,7 @@ class Layer:
         return F.relu(y + x if self.residual else y)
 
 
-def blocks(size: Size) -> dict[str, list[tuple[str, Layer]]]:
+def blocks(size: int) -> dict[str, list[tuple[str, Layer]]]:
     """`{block: [(prefix of the keys, layer), …]}` in the order in which they run."""
     words = {"audio_encoder": AUDIO, "output_block": "80>32"}
     words |= {f"face_encoder_blocks.{b}": line for b, line in enumerate(ENCODERS[size])}
@@ -72,13 +75,13 @@ def blocks(size: Size) -> dict[str, list[tuple[str, Layer]]]:
     return {name: [(f"{name}.{n}", Layer(word)) for n, word in enumerate(line.split())] for name, line in words.items()}
 
 
-def published_shapes(size: Size) -> dict[str, tuple[int, ...]]:
+def published_shapes(size: int) -> dict[str, tuple[int, ...]]:
     layers = [layer for block in blocks(size).values() for layer in block]
     shapes = {key: shape for prefix, layer in layers for key, shape in layer.shapes(prefix).items()}
     return shapes | {"output_block.1.weight": (3, 32, 1, 1), "output_block.1.bias": (3,)}
 
 
-def published_forward(state: State, size: Size, mel: Tensor, face: Tensor) -> Tensor:
+def published_forward(state: State, size: int, mel: Tensor, face: Tensor) -> Tensor:
     def run(name: str, x: Tensor) -> Tensor:
         for prefix, layer in blocks(size)[name]:
             x = layer.run(state, prefix, x)
@@ -93,18 +96,7 @@ def published_forward(state: State, size: Size, mel: Tensor, face: Tensor) -> Te
     return torch.sigmoid(F.conv2d(x, state["output_block.1.weight"], state["output_block.1.bias"]))
 
 
-def random_net(size: Size) -> Wav2Lip:
-    """Random weights, batch norms that do something, and an output that uses its range."""
-    torch.manual_seed(size)
-    net = Wav2Lip(size).eval()
-    for key, value in net.state_dict().items():
-        if ".conv_block.1." in key and value.is_floating_point():
-            value.uniform_(0.7, 1.3) if "var" in key or "weight" in key else value.uniform_(-0.2, 0.2)
-    net.get_parameter("output_block.1.weight").data.mul_(10)
-    return net
-
-
-def thin_state(size: Size, dtype: torch.dtype = torch.float32) -> State:
+def thin_state(size: int, dtype: torch.dtype = torch.float32) -> State:
     """A whole checkpoint of a few hundred kB: one random number per row, repeated along the others."""
     torch.manual_seed(0)
     state = {}
@@ -120,21 +112,21 @@ def save(path: Path, content: Any) -> Path:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_keys_and_shapes_are_the_published_ones(size: Size) -> None:
+def test_the_keys_and_shapes_are_the_published_ones(size: int) -> None:
     with torch.device("meta"):
-        state = Wav2Lip(size).state_dict()
+        state = Wav2Lip(PUBLISHED[size]).state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == published_shapes(size)
 
 
 def test_the_96_layout_has_36_30_million_parameters() -> None:
     with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in Wav2Lip(96).parameters())
+        count = sum(parameter.numel() for parameter in Wav2Lip(PUBLISHED[96]).parameters())
     assert round(count / 1e6, 2) == 36.30
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_network_computes_what_the_published_one_does_folded_or_not(size: Size) -> None:
-    net = random_net(size)
+def test_the_network_computes_what_the_published_one_does_folded_or_not(size: int) -> None:
+    net = random_net(PUBLISHED[size])
     mel, face = torch.randn(1, 1, 80, 16), torch.rand(1, 6, size, size)
     with torch.inference_mode():
         expected = published_forward(net.state_dict(), size, mel, face)
@@ -143,6 +135,76 @@ def test_the_network_computes_what_the_published_one_does_folded_or_not(size: Si
     assert plain.min() >= 0 and plain.max() <= 1 and plain.std() > 0.02
     torch.testing.assert_close(plain, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(folded, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "layout", [*PUBLISHED.values(), our_layout(), our_layout(0.25)], ids=["96", "256", "ours", "small"]
+)
+def test_a_face_is_seen_once_for_all_that_it_says(layout: Layout) -> None:
+    net = random_net(layout)
+    mels, face = torch.randn(2, 1, 80, 16), torch.rand(1, 3 if layout.layers else 6, layout.size, layout.size)
+    with torch.inference_mode():
+        known = net.identity(face)
+        apart = torch.cat([net.speak(mel[None], known) for mel in mels])
+        together = net.speak(mels, [part.expand(2, -1, -1, -1) for part in known])
+        whole = net(mels, face.expand(2, -1, -1, -1))
+    assert (apart[0] - apart[1]).abs().max() > 1e-3
+    torch.testing.assert_close(apart, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
+
+
+def test_our_layers_keep_within_their_ranges() -> None:
+    net = random_net(our_layout(0.25))
+    with torch.inference_mode():
+        net.get_parameter("output_block.1.bias").copy_(torch.tensor([9.0, -9, 0, 9, 9, -9]) * 9)
+        layers = net(torch.randn(1, 1, 80, 16), torch.rand(1, 3, 128, 128))
+    assert layers.shape == (1, 6, 128, 128)
+    assert layers[:, :4].min() >= 0 and layers[:, :4].max() <= 1
+    assert layers[:, 4:].abs().max() <= REACH < 2 * layers[:, 4:].abs().min()
+
+
+def test_our_network_begins_with_the_face_as_it_is() -> None:
+    torch.manual_seed(0)
+    net, face = Wav2Lip(our_layout(0.25)).eval(), torch.rand(1, 3, 128, 128)
+    with torch.inference_mode():
+        layers = net(torch.randn(1, 1, 80, 16), face)
+    assert layers[:, 3].mean() < 0.2
+    assert layers[:, 4:].abs().mean() * 128 < 1  # pixel
+
+
+def still_layers(n: int = 1, size: int = 32) -> Tensor:
+    """Nothing moves and nothing is painted."""
+    layers = torch.zeros(n, 6, size, size)
+    layers[:, :3] = torch.rand(n, 3, size, size)
+    return layers
+
+
+def test_a_face_with_nothing_shown_and_nothing_moved_is_itself() -> None:
+    face = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(compose(face, still_layers(2)), face, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("right", "down"), [(3, 0), (0, -2), (-1, 4), (0.5, 0)])
+def test_a_constant_flow_moves_the_face_by_as_much(right: float, down: float) -> None:
+    """Where a pixel comes from is to the right: what is seen goes to the left."""
+    face, layers = torch.rand(1, 3, 32, 32), still_layers()
+    layers[:, 4], layers[:, 5] = right / 32, down / 32
+    x, y = int(right), int(down)
+    after = face.roll((-y, -x), (2, 3))
+    if right % 1:
+        after = (after + face.roll((-y, -x - 1), (2, 3))) / 2
+    inside = (..., slice(5, -5), slice(5, -5))
+    torch.testing.assert_close(compose(face, layers)[inside], after[inside], atol=1e-5, rtol=0)
+
+
+def test_what_is_shown_covers_the_face() -> None:
+    face, layers = torch.rand(1, 3, 32, 32), still_layers()
+    layers[:, 3, :16] = 1
+    layers[:, 3, 16:] = 0.25
+    made = compose(face, layers)
+    torch.testing.assert_close(made[:, :, :16], layers[:, :3, :16], atol=1e-6, rtol=0)
+    mixed = 0.75 * face[:, :, 16:] + 0.25 * layers[:, :3, 16:]
+    torch.testing.assert_close(made[:, :, 16:], mixed, atol=1e-6, rtol=0)
 
 
 def test_folding_twice_is_folding_once() -> None:
@@ -155,14 +217,14 @@ def test_folding_twice_is_folding_once() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("wrapped", "prefix"), [(True, "module."), (True, ""), (False, "")])
-def test_a_checkpoint_round_trips(tmp_path: Path, size: Size, wrapped: bool, prefix: str) -> None:
+def test_a_checkpoint_round_trips(tmp_path: Path, size: int, wrapped: bool, prefix: str) -> None:
     state = thin_state(size)
     content: dict[str, Any] = {prefix + key: value for key, value in state.items()}
     if wrapped:
         optimizer = {"state": {0: {"step": 7, "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
         content = {"state_dict": content, "optimizer": optimizer, "global_step": 7, "global_epoch": 1}
     net = load_wav2lip(save(tmp_path / "wav2lip.pth", content))
-    assert net.size == size
+    assert net.layout.size == size
     assert not net.training
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
 
@@ -175,7 +237,70 @@ def test_a_checkpoint_of_half_precision_loads_as_float32(tmp_path: Path) -> None
 def test_a_checkpoint_in_the_old_format_of_torch_loads(tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     torch.save({"state_dict": thin_state(96)}, path, _use_new_zipfile_serialization=False)
-    assert load_wav2lip(path).size == 96
+    assert load_wav2lip(path).layout.size == 96
+
+
+@pytest.mark.parametrize("width", [1.0, 0.25])
+def test_our_network_round_trips_as_float16_with_its_width(tmp_path: Path, width: float) -> None:
+    net, path = random_net(our_layout(width)), tmp_path / "lips.pth"
+    save_wav2lip(path, net, name="lips", trained_minutes="1")
+    back = load_wav2lip(path)
+    assert back.layout == our_layout(width)
+    assert {parameter.dtype for parameter in back.parameters()} == {torch.float32}
+    kept = {key: value.half().to(value.dtype) for key, value in net.state_dict().items()}
+    assert all(torch.equal(value, kept[key]) for key, value in back.state_dict().items())
+    assert path.stat().st_size <= 15_000_000
+
+
+def ours(**wrong: Any) -> dict[str, Any]:
+    return asdict(our_layout(0.25)) | wrong
+
+
+HUGE = 1 << 40
+WIDE = tuple((4096, 16) for _ in range(6))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ours(bottom=HUGE),
+        ours(head=1 << 90),
+        ours(head=-8),
+        ours(head=0),
+        ours(size="128"),
+        ours(size=128.0),
+        ours(size=256),
+        ours(base=0),
+        ours(audio=(16, 48)),
+        ours(encoder=((16, HUGE), *our_layout(0.25).encoder[1:])),
+        ours(encoder=((16, 0),) * 100_000),
+        ours(encoder=WIDE, decoder=(*WIDE, (4096, 16))),
+        ours(encoder="many"),
+        ours(encoder=()),
+        ours(decoder=our_layout(0.25).decoder[1:]),
+        ours(layers=1),
+        ours(past_columns=-1),
+        ours(past_columns=99),
+        ours(colour="red"),
+        {"size": 128},
+        {},
+        {1: 2},
+        "ours",
+        [1, 2, 3],
+        asdict(our_layout(0.5)),
+        asdict(PUBLISHED[96]),
+    ],
+    ids=lambda _: "",
+)
+def test_a_mad_layout_is_refused_before_anything_is_made_of_it(tmp_path: Path, layout: object) -> None:
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in Wav2Lip(our_layout(0.25)).state_dict().items()}
+    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    path = save(tmp_path / "mad.pth", {"state_dict": state, "layout": layout})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadRequest, match=r"'mad.pth' holds another network"):
+        load_wav2lip(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 def sam_state() -> State:

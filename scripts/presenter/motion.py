@@ -29,7 +29,7 @@ class Habit:
 
 @dataclass(frozen=True)
 class Pose:
-    """One frame. Angles in degrees in the person's own sense: yaw to their left, pitch up, roll to their left shoulder."""
+    """One frame. Angles in degrees in the person's own sense: yaw to the left, pitch up, roll to the left shoulder."""
 
     weights: Mapping[str, float] = field(default_factory=dict)  # of visemes and face shapes, over the resting face
     gaze: tuple[float, float] = (0.0, 0.0)  # yaw and pitch in the world; (0, 0) looks along +z

@@ -39,7 +39,7 @@ class Pull:
 
 
 def speak(
-    phonemes: Sequence[str], aligned_ms: Sequence[float], table: Mapping[str, Any], times_ms: NDArray[np.float64]
+    phonemes: Sequence[str], aligned_ms: Sequence[float], table: Mapping[str, Any], times_ms: NDArray[np.floating[Any]]
 ) -> Weights:
     """Weights of VISEMES, float32 (n, 14), at `times_ms` (n,) of an utterance.
 

@@ -93,10 +93,12 @@ class PaintReal(BaseReal):
     def make_engine(cls, settings: Settings) -> Engine:
         return PaintEngine()
 
-    def make_features(self) -> LoudnessFeatures:
+    @classmethod
+    def make_features(cls, engine: Engine) -> LoudnessFeatures:
         return LoudnessFeatures()
 
-    def paste(self, face: Face) -> Image:
+    @staticmethod
+    def paste(face: Face) -> Image:
         return face.image
 
 

@@ -1,0 +1,115 @@
+"""How good our lips are: clips of people are given a frozen mouth, then made to say what they said, and compared.
+
+    python -m scripts.selfdub --landmarker FILE --out DIR [--modelfile FILE] CLIP [CLIP ...]
+
+Prints a table of `scripts.lips` figures: the real clip, the frozen mouth that everything else starts from (so that no
+network ever sees the mouth it is to draw), our network, the same with another clip's sound, and the warping engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from basereal import ENGINES, BaseReal
+from core.audio import decode_audio
+from core.avatar import LOWER_INNER, UPPER_INNER, Avatar, load_avatar, save_avatar
+from core.config import Settings
+from core.media import Image, Pcm
+from core.square import mouth_square
+from scripts.lips import Report, measure
+from studio.dub import dub, write_film
+from studio.landmarks import Landmarker
+
+HEADS = ("offset ms", "correlation", "confidence", "LMD %", "PSNR dB", "SSIM", "sharpness", "seam", "flicker")
+
+
+def frozen(avatar: Avatar) -> Iterator[Image]:
+    """The frames of `avatar` with the mouth of the one whose lips are closest together in all of them."""
+    assert avatar.landmarks is not None
+    gap = np.linalg.norm(avatar.landmarks[:, LOWER_INNER] - avatar.landmarks[:, UPPER_INNER], axis=1)
+    still = int(gap.argmin())
+    x0, y0, side0 = mouth_square(avatar.landmarks[still]).tolist()
+    for i in range(len(avatar.frames)):
+        frame = avatar.image(i)
+        x, y, side = mouth_square(avatar.landmarks[i]).tolist()
+        scale = side / side0
+        moved = np.array([[scale, 0, x - x0 * scale], [0, scale, y - y0 * scale]])
+        mouth = cv2.warpAffine(avatar.image(still), moved, avatar.size, flags=cv2.INTER_CUBIC)
+        rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
+        away = np.hypot((columns - x) / (0.40 * side), (rows - y - 0.06 * side) / (0.44 * side))
+        mask = np.clip((1 - away) / 0.25, 0, 1)[..., None]
+        yield np.asarray(mask * mouth + (1 - mask) * frame + 0.5, np.uint8)
+
+
+def make_avatar(clip: Path, avatars: Path, model: Path) -> Avatar:
+    """The avatar of a clip, and beside it, what is returned: the same with a frozen mouth."""
+    command = [sys.executable, "-m", "studio.make_avatar", str(clip), "--avatar_id", clip.stem, "--replace"]
+    subprocess.run([*command, "--avatars", str(avatars), "--model", str(model)], check=True, capture_output=True)
+    whole = load_avatar(avatars, clip.stem)
+    name = f"{clip.stem}-frozen"
+    save_avatar(avatars, name, frozen(whole), whole.boxes, whole.landmarks, crf=8, replace=True)
+    return load_avatar(avatars, name)
+
+
+def films(clips: list[Path], out: Path, model: Path, modelfile: str) -> Iterator[tuple[Path, str, Path]]:
+    """Clip, way and film for every clip and way of dubbing it."""
+    engines = {}
+    for name in ("wav2lip", "still"):
+        family: type[BaseReal] = ENGINES.load(name)
+        engines[name] = (
+            family,
+            family.make_engine(Settings(modelfile=modelfile if name == "wav2lip" else "", device="cpu")),
+        )
+    sounds = {clip: decode_audio(clip) for clip in clips}
+    for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True):
+        avatar = make_avatar(clip, out / "avatars", model)
+        ways: dict[str, tuple[Iterator[Image], Pcm]] = {
+            "frozen mouth": ((avatar.image(i) for i in range(len(avatar.frames))), sounds[clip]),
+            "our network": (dub(avatar, sounds[clip], *engines["wav2lip"]), sounds[clip]),
+            "its other sound": (dub(avatar, sounds[other], *engines["wav2lip"]), sounds[clip]),
+            "warping (still)": (dub(avatar, sounds[clip], *engines["still"]), sounds[clip]),
+        }
+        yield clip, "real", clip
+        for way, (images, pcm) in ways.items():
+            path = out / f"{clip.stem}-{way.replace(' ', '-').strip('()')}.mp4"
+            write_film(path, images, pcm, avatar.size)
+            yield clip, way, path
+
+
+def row(report: Report) -> list[str]:
+    """The figures of HEADS."""
+    figures = (
+        *(report.offset_ms, report.correlation, report.confidence),
+        *(report.lmd_percent, report.psnr_db, report.ssim),
+        *(report.sharpness, report.seam, report.flicker),
+    )
+    return ["n/a" if figure is None else f"{figure:.2f}" for figure in figures]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.selfdub", description=__doc__.splitlines()[0])
+    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("--landmarker", type=Path, required=True, help="face_landmarker.task")
+    parser.add_argument("--modelfile", default="", help="checkpoint; by default what the server would take")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"| clip | way | {' | '.join(HEADS)} |\n|{'---|' * (len(HEADS) + 2)}")
+    with Landmarker(options.landmarker) as landmarker:
+        for clip, way, film in films(options.clips, options.out, options.landmarker, options.modelfile):
+            reference = None if film == clip else clip
+            report = measure(film, landmarker=landmarker, reference=reference)
+            print(f"| {clip.stem} | {way} | {' | '.join(row(report))} |", flush=True)
+    shutil.rmtree(options.out / "avatars")
+
+
+if __name__ == "__main__":
+    main()

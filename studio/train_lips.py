@@ -1,0 +1,461 @@
+"""Trains our own lips: the network of `our_layout`, and the SyncNet that judges it, on films of synthetic people.
+
+    python -m studio.train_lips --films DIR --speech DIR --out DIR [--minutes 60] [--width 1.0] [--device auto]
+
+Three stages share the time: what a sound does to a mouth (on all the speech there is, no pictures), what goes together
+(SyncNet), then the faces. Stopped or killed, the same command goes on where the last checkpoint was. `out` gets
+`metrics.jsonl`, `progress.png`, `preview.png`, `run.pt`, and at the end `vivace-lips.pth` and `vivace-sync.pth`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.avatar import LOWER_INNER, UPPER_INNER
+from core.media import Image
+from nets.syncnet import SIZE as SYNC_SIZE
+from nets.syncnet import TICKS, VISEMES, SyncNet
+from nets.wav2lip import Wav2Lip, compose, our_layout, save_wav2lip
+from studio.lipdata import Clip, Films, Floats, Sounds
+
+STAGES = {"sound": 0.07, "sync": 0.13, "face": 0.80}  # shares of the time
+SOUND_BATCH, SYNC_CLIPS, FACE_CLIPS = 128, 32, 5
+MEANING = 20.0  # what telling visemes counts beside telling sounds apart
+LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "face": 1.5e-3}
+WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.1, "inside": 0.3, "shown": 0.2, "calm": 0.4}
+AIM_GRID = 32
+EDGES = ((0, 0), (0.5, 0), (1, 0), (0, 0.33), (1, 0.33), (0, 0.67), (1, 0.67), (0, 1), (0.5, 1.1), (1, 1))
+SYNC_WEIGHT = 0.04  # at the end; nothing at the start, when there is no mouth to judge
+KEEP = 0.998  # of the averaged weights, a step
+SAVE_EVERY_S = 120
+LOG_EVERY_S = 30
+LOOK_CLIPS = 40
+CPU_WIDTH = 0.75  # of a network that a CPU has to learn by itself
+
+
+@dataclass
+class Run:
+    """Everything one training has: networks, time used, and where it writes."""
+
+    out: Path
+    device: torch.device
+    minutes: float
+    lips: Wav2Lip
+    averaged: Wav2Lip
+    reader: nn.Linear  # from what the audio encoder says to weights of visemes
+    sync: SyncNet
+    train: Films
+    val: Films
+    stage: str = "sound"
+    used_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    steps: int = 0
+
+    def left(self, stage: str) -> float:
+        """1 at the stage's start, 0 when its time is used."""
+        return max(0.0, 1 - self.used_s[stage] / (60 * self.minutes * STAGES[stage]))
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"lips": self.lips, "averaged": self.averaged, "reader": self.reader, "sync": self.sync}
+
+    def save(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Write the checkpoint; it appears whole."""
+        state: dict[str, Any] = {name: module.state_dict() for name, module in self.modules().items()}
+        state |= {"used_s": self.used_s, "steps": self.steps, "stage": self.stage}
+        state["optimizer"] = optimizer.state_dict() if optimizer else None
+        part = self.out / "run.part"
+        torch.save(state, part)
+        part.replace(self.out / "run.pt")
+
+    def resume(self) -> dict[str, Any] | None:
+        """Go on from the checkpoint, if there is one; the optimizer's state of the stage it was in."""
+        path = self.out / "run.pt"
+        if not path.exists():
+            return None
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        for name, module in self.modules().items():
+            module.load_state_dict(state[name])
+        self.used_s, self.steps, self.stage = state["used_s"], state["steps"], state["stage"]
+        optimizer: dict[str, Any] | None = state["optimizer"]
+        return optimizer
+
+    def log(self, **figures: float | str) -> None:
+        line = {"stage": self.stage, "step": self.steps, "minute": round(sum(self.used_s.values()) / 60, 2), **figures}
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        sys.stdout.write(
+            " ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()) + "\n"
+        )
+        sys.stdout.flush()
+
+
+Step = Callable[[], dict[str, float]]
+
+
+def train(run: Run) -> None:
+    """All stages that have time left, from the checkpoint on."""
+    state = run.resume()
+    stages: dict[str, Callable[[Run], tuple[list[nn.Parameter], Step]]] = {
+        "sound": sound_stage,
+        "sync": sync_stage,
+        "face": face_stage,
+    }
+    for name, stage in stages.items():
+        if run.left(name) <= 0:
+            continue
+        if run.stage != name:
+            run.stage, state = name, None
+        _run_stage(run, name, *stage(run), state)
+        state = None
+
+
+def _run_stage(run: Run, name: str, parameters: list[nn.Parameter], step: Step, state: dict[str, Any] | None) -> None:
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE[name], weight_decay=1e-3, betas=(0.9, 0.98))
+    if state:
+        optimizer.load_state_dict(state)
+    before = logged = saved = time.monotonic()
+    sums: dict[str, float] = {}
+    count = 0
+    while (left := run.left(name)) > 0:
+        warm = min(1.0, (1 - left) * 40 + 0.02)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE[name] * warm * (0.5 - 0.5 * cos(pi * left)) + 1e-5
+        figures = step()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        now = time.monotonic()
+        run.used_s[name] += now - before
+        run.steps, before, count = run.steps + 1, now, count + 1
+        sums = {key: sums.get(key, 0.0) + value for key, value in figures.items()}
+        if now - logged > LOG_EVERY_S:
+            run.log(**_means(sums, count))
+            sums, count, logged = {}, 0, now
+        if now - saved > SAVE_EVERY_S:
+            run.save(optimizer)
+            look(run, name)
+            saved = before = logged = time.monotonic()
+    run.log(**_means(sums, count))
+    run.save()
+    look(run, name)
+
+
+def _means(sums: dict[str, float], count: int) -> dict[str, float]:
+    return {key: value / count for key, value in sums.items()}
+
+
+def sound_stage(run: Run) -> tuple[list[nn.Parameter], Step]:
+    """The audio encoder learns to say which visemes it hears."""
+    run.lips.train()
+
+    def step() -> dict[str, float]:
+        loss = _hearing_loss(run, SOUND_BATCH)
+        torch.autograd.backward(loss)
+        return {"hearing": loss.item()}
+
+    return [*run.lips.audio_encoder.parameters(), *run.reader.parameters()], step
+
+
+def _hearing_loss(run: Run, n: int) -> Tensor:
+    mels, weights = run.train.sounds.batch(n)
+    with _fast(run):
+        heard = run.reader(run.lips.audio_encoder(_to(run, mels)[:, None]).flatten(1))
+    return F.smooth_l1_loss(heard.float(), _to(run, weights), beta=0.1)
+
+
+def sync_stage(run: Run) -> tuple[list[nn.Parameter], Step]:
+    """SyncNet learns to tell the sound of five pictures from the same voice a little off, and from others."""
+    run.sync.train()
+    batches = ahead(run.train, SYNC_CLIPS)
+
+    def step() -> dict[str, float]:
+        clips = [clip for clip in next(batches) if clip.weights.any()]
+        loss, meaning, right = _sync_losses(run, clips)
+        mels, weights = run.train.sounds.batch(SOUND_BATCH // 2, 0, TICKS)
+        with _fast(run):
+            told = run.sync.shapes(run.sync.hear(_masked(_to(run, mels))[:, None]))
+        meaning = meaning + F.smooth_l1_loss(told.float(), _to(run, weights), beta=0.1)
+        torch.autograd.backward(loss + MEANING * meaning)
+        return {"sync": loss.item(), "meaning": meaning.item(), "right": right}
+
+    return list(run.sync.parameters()), step
+
+
+def _sync_losses(run: Run, clips: list[Clip]) -> tuple[Tensor, Tensor, float]:
+    """Cross-entropy of the right sound among those of all clips and SHIFTS of its own; how wrongly either side tells
+    the visemes; and how often the right sound won.
+    """
+    targets = _to(run, np.stack([clip.targets for clip in clips]))
+    shifted = _to(run, np.stack([clip.shifted for clip in clips]))
+    weights = _to(run, np.stack([clip.weights.ravel() for clip in clips]))
+    sounds = torch.cat([shifted[:, 0], shifted[:, 1:].flatten(0, 1)])
+    n = len(clips)
+    with _fast(run):
+        seen = run.sync.see(grey(targets))
+        heard = run.sync.hear((_masked(sounds) if run.sync.training else sounds)[:, None])
+        told = run.sync.shapes(torch.cat([seen, heard[:n]]))
+    meaning = F.smooth_l1_loss(told.float(), weights.repeat(2, 1), beta=0.1)
+    seen, heard = seen.float(), heard.float()
+    own = (seen[:, None] * heard[n:].reshape(n, -1, seen.shape[1])).sum(-1)
+    scores = torch.cat([seen @ heard[:n].T, own], dim=1) * run.sync.sharpness.exp()
+    answer = torch.arange(n, device=run.device)
+    return F.cross_entropy(scores, answer), meaning, float((scores.argmax(1) == answer).float().mean())
+
+
+def _masked(mels: Tensor) -> Tensor:
+    """Mel windows (n, 80, 16) without a band each, so that no voice is known by one of its tones."""
+    width = torch.randint(0, 20, (len(mels), 1, 1), device=mels.device)
+    first = torch.randint(-10, 80, (len(mels), 1, 1), device=mels.device)
+    band = torch.arange(80, device=mels.device)[None, :, None]
+    return torch.where((band >= first) & (band < first + width), mels.mean(dim=(1, 2), keepdim=True), mels)
+
+
+def face_stage(run: Run) -> tuple[list[nn.Parameter], Step]:
+    """The whole network learns to redraw faces."""
+    run.lips.train()
+    run.sync.eval().requires_grad_(False)
+    batches = ahead(run.train, FACE_CLIPS)
+    if run.used_s["face"] == 0:
+        run.averaged.load_state_dict(run.lips.state_dict())
+
+    def step() -> dict[str, float]:
+        figures = _face_losses(run, run.lips, next(batches))
+        hearing = _hearing_loss(run, SOUND_BATCH // 2)
+        loss = sum((weight * figures[name] for name, weight in WEIGHTS.items()), 0.5 * hearing)
+        loss = loss + SYNC_WEIGHT * (1 - run.left("face")) * figures["out of sync"]
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(run.lips.parameters(), 1.0)
+        average(run.averaged, run.lips)
+        return {name: value.item() for name, value in figures.items()} | {"hearing": hearing.item()}
+
+    return [*run.lips.parameters(), *run.reader.parameters()], step
+
+
+def _face_losses(run: Run, net: Wav2Lip, clips: list[Clip]) -> dict[str, Tensor]:
+    """What is wrong with the pictures `net` makes of `clips`, each a mean."""
+    faces = pictures(run, np.stack([clip.face for clip in clips]))
+    targets = pictures(run, np.concatenate([clip.targets for clip in clips]))
+    mels = _to(run, np.concatenate([clip.mels for clip in clips]))
+    points = _to(run, np.stack([clip.points for clip in clips]))
+    opening = _to(run, np.concatenate([clip.opening for clip in clips]))[:, None]
+    with _fast(run):
+        noisy = faces + 0.03 * torch.rand(len(faces), 1, 1, 1, device=run.device) * torch.randn_like(faces)
+        identity = [known.repeat_interleave(TICKS, 0) for known in net.identity(noisy if net.training else faces)]
+        layers = net.speak(mels[:, None], identity).float()
+    made = compose(faces.repeat_interleave(TICKS, 0), layers)
+    matter = importance(points[:, 1:, [UPPER_INNER, LOWER_INNER]].mean(2).flatten(0, 1), faces.shape[-1])
+    difference = made - targets
+    speaking = _to(run, np.array([clip.weights.any() for clip in clips], np.float32))
+    mels_of_sync = _to(run, np.stack([clip.shifted[0] for clip in clips]))
+    seen = run.sync.see(grey(made.reshape(-1, TICKS, *made.shape[1:]).permute(0, 1, 3, 4, 2)))
+    agreement = (seen * run.sync.hear(mels_of_sync[:, None])).sum(1)
+    painted, shown, flow = torch.split(layers, [3, 1, 2], dim=1)
+    return {
+        "picture": torch.stack([(at * part.abs()).mean() for at, part in scales(matter, difference)]).sum(),
+        "edges": (matter[..., 1:] * difference.diff(dim=-1).abs()).mean()
+        + (matter[..., 1:, :] * difference.diff(dim=-2).abs()).mean(),
+        "aim": off_aim(flow, points),
+        "inside": (opening * (painted - targets).abs()).sum() / (3 * opening.sum() + 1),
+        "shown": F.binary_cross_entropy(shown.clamp(1e-4, 1 - 1e-4), opening, 1 + 4 * opening),
+        "calm": flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean(),
+        "out of sync": ((1 - agreement) * speaking).sum() / speaking.sum().clamp(min=1),
+    }
+
+
+def off_aim(flow: Tensor, points: Tensor) -> Tensor:
+    """How far `flow` (n * 5, 2, S, S) is from what the mouth's points say, in pixels, most where they are.
+
+    Between the points, and the square's edges that stay where they are, motion is taken to be smooth: each place moves
+    as the points near it do. It need not be exact: `picture` tells the rest.
+    """
+    size = flow.shape[-1]
+    there = points[:, 1:].flatten(0, 1)  # (n * 5, 8, 2)
+    moved = points[:, :1].expand(-1, TICKS, -1, -1).flatten(0, 1) - there
+    edges = size * torch.tensor(EDGES, device=flow.device).expand(len(there), -1, -1)
+    known, moved = torch.cat([there, edges], dim=1), torch.cat([moved, torch.zeros_like(edges)], dim=1)
+    axis = (torch.arange(AIM_GRID, device=flow.device) + 0.5) * size / AIM_GRID - 0.5
+    places = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(-1, 2)
+    near = 1 / (torch.cdist(places.expand(len(known), -1, -1), known) / size + 0.02) ** 3  # (n * 5, G * G, points)
+    wanted = (near @ moved) / near.sum(dim=-1, keepdim=True)
+    found = F.avg_pool2d(flow, size // AIM_GRID).flatten(2).transpose(1, 2) * size
+    matter = near[..., :8].amax(dim=-1, keepdim=True) ** 0.5
+    return (matter * (found - wanted).abs()).mean() / matter.mean()
+
+
+def scales(matter: Tensor, difference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The difference as it is, and two and four times smaller: what is wrong at large counts too."""
+    for factor in (1, 2, 4):
+        yield (F.avg_pool2d(matter, factor), F.avg_pool2d(difference, factor)) if factor > 1 else (matter, difference)
+
+
+def importance(where: Tensor, size: int) -> Tensor:
+    """(n, 1, S, S): 1 everywhere, 7 at the mouth."""
+    axis = torch.arange(size, device=where.device) + 0.5
+    x, y = (axis - where[:, :1]) / (0.22 * size), (axis - where[:, 1:]) / (0.17 * size)
+    return 1 + 6 * torch.exp(-(x[:, None, :] ** 2) - y[:, :, None] ** 2)[:, None]
+
+
+def grey(squares: Tensor) -> Tensor:
+    """(B, 5, 64, 64) for SyncNet, of (B, 5, S, S, 3)."""
+    return F.interpolate(squares.mean(dim=-1), (SYNC_SIZE, SYNC_SIZE), mode="bilinear", antialias=True)
+
+
+def average(kept: nn.Module, new: nn.Module) -> None:
+    """Let `kept` follow `new` slowly; counts and running means are taken over."""
+    with torch.no_grad():
+        for old, value in zip(kept.parameters(), new.parameters(), strict=True):
+            old.lerp_(value, 1 - KEEP)
+        for count, latest in zip(kept.buffers(), new.buffers(), strict=True):
+            count.copy_(latest)
+
+
+def ahead(films: Films, n: int) -> Iterator[list[Clip]]:
+    """Batches of `n` clips, two made ahead by a thread. Raises what went wrong there."""
+    clips = films.clips()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(_some, clips, n) for _ in range(2))
+        while True:
+            waiting.append(thread.submit(_some, clips, n))
+            yield waiting.popleft().result()
+
+
+def _some(clips: Iterator[Clip], n: int) -> list[Clip]:
+    return list(islice(clips, n))
+
+
+def look(run: Run, stage: str) -> None:
+    """Figures of people nobody has learned from; in the last stage, their pictures."""
+    clips = list(islice(run.val.clips(hard=False), LOOK_CLIPS))
+    with torch.no_grad():
+        if stage == "face":
+            run.averaged.eval()
+            figures = {name: float(value) for name, value in _face_losses(run, run.averaged, clips).items()}
+            still = np.concatenate([np.repeat(clip.face[None], TICKS, 0) - clip.targets for clip in clips])
+            run.log(kind="val", **figures, frozen=float(np.abs(still).mean()))
+            cv2.imwrite(str(run.out / "preview.png"), preview(run, clips[:8]))
+        elif stage == "sync":
+            run.sync.eval()
+            loss, meaning, right = _sync_losses(run, [clip for clip in clips if clip.weights.any()])
+            run.sync.train()
+            run.log(kind="val", sync=float(loss), meaning=float(meaning), right=right)
+        else:
+            run.lips.eval()
+            mels, weights = run.val.sounds.batch(500)
+            heard = run.reader(run.lips.audio_encoder(_to(run, mels)[:, None]).flatten(1)).cpu().numpy()
+            run.lips.train()
+            explained = 1 - ((heard - weights) ** 2).sum() / ((weights - weights.mean(0)) ** 2).sum()
+            run.log(kind="val", explained=float(explained))
+
+
+def preview(run: Run, clips: list[Clip]) -> Image:
+    """A row a clip: the face, three pictures wanted, the same made, what was painted."""
+    faces = pictures(run, np.stack([clip.face for clip in clips]))
+    rows = []
+    for i, clip in enumerate(clips):
+        made, layers = _redrawn(run, faces[i : i + 1].expand(TICKS, -1, -1, -1), clip)
+        painted = (layers[:, 3:4] * layers[:, :3]).clamp(0, 1)
+        wanted = pictures(run, clip.targets)
+        row = torch.cat([faces[i : i + 1], wanted[::2], made[::2], painted[::2]])
+        rows.append(np.hstack(list((row.permute(0, 2, 3, 1).clamp(0, 1) * 255).byte().cpu().numpy())))
+    return np.vstack(rows)
+
+
+def _redrawn(run: Run, faces: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+    layers = run.averaged(_to(run, clip.mels)[:, None], faces).float()
+    return compose(faces, layers), layers
+
+
+def pictures(run: Run, images: Floats) -> Tensor:
+    """(n, 3, S, S) channels last, of (n, S, S, 3)."""
+    return _to(run, images).permute(0, 3, 1, 2)
+
+
+def _to(run: Run, array: Floats) -> Tensor:
+    return torch.from_numpy(array).to(run.device, torch.float32)
+
+
+def _fast(run: Run) -> torch.autocast:
+    bf16 = run.device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=bf16)
+
+
+def plot(out: Path) -> None:
+    """`progress.png` of `metrics.jsonl`: figures against minutes, grey for people learned from and blue for others."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    panels = []
+    for name in ("explained", "right", "picture", "edges", "out of sync", "hearing"):
+        said = [line for line in lines if name in line]
+        curves = [[(line["minute"], line[name]) for line in said if ("kind" in line) == val] for val in (False, True)]
+        panels.append(panel(name, curves[0], curves[1]))
+    cv2.imwrite(str(out / "progress.png"), np.vstack([np.hstack(panels[:3]), np.hstack(panels[3:])]))
+
+
+def panel(name: str, *curves: list[tuple[float, float]]) -> Image:
+    """(240, 360, 3): up to two curves from their lowest to their highest value."""
+    image = np.full((240, 360, 3), 255, np.uint8)
+    points = np.array([point for curve in curves for point in curve]).reshape(-1, 2)
+    low, high = (points.min(0), points.max(0)) if len(points) else (np.zeros(2), np.zeros(2))
+    for curve, colour in zip(curves, ((150, 150, 150), (200, 80, 0)), strict=False):
+        share = (np.array(curve).reshape(-1, 2) - low) / np.maximum(high - low, 1e-9)
+        where = np.round(share * [280, -160] + [60, 200]).astype(np.int32)
+        cv2.polylines(image, [where], False, colour, 2, cv2.LINE_AA)
+    labels = {(60, 25): name, (5, 44): f"{high[1]:.3f}", (5, 204): f"{low[1]:.3f}", (270, 228): f"{high[0]:.1f} min"}
+    for place, text in labels.items():
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return image
+
+
+def start(options: argparse.Namespace) -> Run:
+    """Networks and data as the command line says; what a CPU cannot do in the time is made smaller, and said."""
+    wish = options.device
+    device = torch.device("cuda" if wish == "auto" and torch.cuda.is_available() else "cpu" if wish == "auto" else wish)
+    width = options.width
+    if device.type == "cpu" and width is None:
+        sys.stdout.write(f"no GPU: a network of width {CPU_WIDTH} instead of 1\n")
+    layout = our_layout(width or (CPU_WIDTH if device.type == "cpu" else 1.0))
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    cv2.setNumThreads(1)
+    splits = {}
+    for split in ("train", "val"):
+        sounds = Sounds(options.speech, options.films / f"sayings_{split}.npz", rng)
+        splits[split] = Films(options.films, split, sounds, layout.size, rng)
+    lips, averaged = (Wav2Lip(layout).to(device).to(memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
+    reader = nn.Linear(layout.audio[-1], VISEMES).to(device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    sync = SyncNet().to(device)
+    return Run(options.out, device, options.minutes, lips, averaged, reader, sync, splits["train"], splits["val"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m studio.train_lips", description=__doc__.splitlines()[0])
+    parser.add_argument("--films", type=Path, required=True, help="what scripts.presenter.talkers wrote")
+    parser.add_argument("--speech", type=Path, required=True, help="folder of the speech set")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, metrics and at the end the weights")
+    parser.add_argument("--minutes", type=float, default=60, help="of training in all, over every resumption")
+    parser.add_argument("--width", type=float, help="of the network; by default 1 on a GPU, less on a CPU")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--seed", type=int, default=0)
+    run = start(parser.parse_args())
+    train(run)
+    save_wav2lip(run.out / "vivace-lips.pth", run.averaged, name="vivace-lips", trained_minutes=f"{run.minutes:g}")
+    torch.save({key: value.half() for key, value in run.sync.state_dict().items()}, run.out / "vivace-sync.pth")
+    plot(run.out)
+
+
+if __name__ == "__main__":
+    main()

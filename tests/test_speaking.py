@@ -1,0 +1,92 @@
+"""What a face does while it speaks: lips that must meet do, whatever is before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scripts.presenter.speaking import VISEMES, Weights, pulls, speak
+from tests.conftest import SHARED
+
+SPEECH = SHARED / "data/speech"
+CLOSED, OPEN = VISEMES.index("PP"), VISEMES.index("aa")
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, Any]:
+    if not (SPEECH / "visemes.json").exists():
+        pytest.skip("there is no speech set beside this checkout")
+    loaded: dict[str, Any] = json.loads((SPEECH / "visemes.json").read_text())
+    return loaded
+
+
+def said(table: dict[str, Any], phonemes: Sequence[str], ms: Sequence[float]) -> tuple[Weights, np.ndarray]:
+    """Weights every 5 ms, and the middle of each phoneme in steps of these."""
+    times = np.arange(0, sum(ms), 5.0)
+    middles = np.round((np.cumsum(ms) - np.array(ms) / 2) / 5).astype(int)
+    return speak(phonemes, ms, table, times), middles
+
+
+@pytest.mark.parametrize("consonant", ["p", "b", "m"])
+@pytest.mark.parametrize("vowel", ["a", "ɑ", "o"])
+@pytest.mark.parametrize("ms", [30, 50, 90])
+def test_lips_meet_fully_however_short_and_however_open_the_vowels_around(
+    table: dict[str, Any], consonant: str, vowel: str, ms: float
+) -> None:
+    weights, middles = said(table, ["<pad>", vowel, consonant, vowel, "<pad>"], [200, 150, ms, 150, 200])
+    assert weights[middles[2], CLOSED] >= 0.95
+    assert weights[middles[2]].sum() - weights[middles[2], CLOSED] <= 0.05
+    assert weights[middles[[1, 3]], CLOSED].max() < 0.1
+
+
+@pytest.mark.parametrize(("vowel", "viseme"), [("o", "O"), ("u", "U")])
+def test_a_round_vowel_rounds_the_lips(table: dict[str, Any], vowel: str, viseme: str) -> None:
+    weights, middles = said(table, ["<pad>", "t", vowel, "t", "<pad>"], [200, 60, 120, 60, 200])
+    assert weights[middles[2]].argmax() == VISEMES.index(viseme)
+    assert weights[middles[2], VISEMES.index(viseme)] > 0.6
+    before, _ = said(table, ["<pad>", "t", "a", "t", "<pad>"], [200, 60, 120, 60, 200])
+    rounded = [VISEMES.index("O"), VISEMES.index("U")]
+    assert weights[middles[1], rounded].sum() > before[middles[1], rounded].sum() + 0.1  # already in the consonant
+
+
+def test_an_open_vowel_opens_and_a_short_one_less(table: dict[str, Any]) -> None:
+    long, middles = said(table, ["<pad>", "t", "a", "t", "<pad>"], [200, 60, 200, 60, 200])
+    short, middle = said(table, ["<pad>", "t", "a", "t", "<pad>"], [200, 60, 30, 60, 200])
+    assert long[middles[2], OPEN] > 0.75 > short[middle[2], OPEN]
+
+
+@pytest.mark.parametrize("phonemes", [["<pad>"], ["<pad>", " ", "<pad>"]])
+def test_silence_is_a_mouth_at_rest(table: dict[str, Any], phonemes: list[str]) -> None:
+    weights, _ = said(table, phonemes, [300] * len(phonemes))
+    assert not weights.any()
+
+
+def test_a_long_silence_between_words_is_at_rest(table: dict[str, Any]) -> None:
+    weights, middles = said(table, ["a", " ", "a"], [200, 400, 200])
+    assert weights[middles[1]].max() < 0.02
+
+
+def test_marks_take_no_time(table: dict[str, Any]) -> None:
+    plain, _ = said(table, ["<pad>", "b", "a", "<pad>"], [200, 60, 120, 200])
+    marked, _ = said(table, ["<pad>", "b", "ˈ", "a", "<pad>"], [200, 60, 0, 120, 200])
+    np.testing.assert_array_equal(plain, marked)
+    assert len(pulls(["ˈ", "a"], [40, 100], table)) == 1
+
+
+def test_lips_move_no_faster_than_lips_do(table: dict[str, Any]) -> None:
+    weights, _ = said(table, ["<pad>", "m", "a", "m", "a", "<pad>"], [200, 60, 120, 60, 120, 200])
+    assert np.abs(np.diff(weights, axis=0)).max() < 0.25  # in 5 ms
+
+
+def test_all_that_the_speech_set_says_stays_between_nothing_and_all(table: dict[str, Any]) -> None:
+    lines = (SPEECH / "index.jsonl").read_text().splitlines()
+    for item in map(json.loads, lines[::37]):
+        times = np.arange(0, item["samples"] / 24, 40.0) + 20
+        weights = speak(item["phonemes"], item["aligned_ms"], table, times)
+        assert weights.shape == (len(times), len(VISEMES)) and weights.dtype == np.float32
+        assert weights.min() >= 0 and weights.max() <= 1
+        assert weights.max() > 0.5 and weights[0].max() < 0.05
