@@ -61,7 +61,7 @@ class LipEngine:
         self.max_batch = GPU_BATCH if self.device == "cuda" else CPU_BATCH.get(self.layout.size, 1)
         self._net = convert_conv2d_weight_memory_format(net.fold().to(self.device, self.dtype), torch.channels_last)
         with torch.inference_mode():
-            self._shapes = [tuple(known.shape[1:]) for known in self._net.identity(self._blank())]
+            self._shapes = [tuple(known.shape[1:]) for known in self._net.identity(*self._blank())]
             self._sizes = [int(np.prod(shape)) for shape in self._shapes]
             like = torch.empty(0, dtype=self.dtype, device=self.device)
             self._identities = Identities(self._encode, sum(self._sizes), like, IDENTITY_BYTES[self.device])
@@ -94,8 +94,11 @@ class LipEngine:
         import torch
 
         faces = np.stack([self._face(avatar, index) for avatar, index in places])  # (B, S, S, 3 or 6)
-        seen = torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
-        return torch.cat([known.permute(0, 2, 3, 1).flatten(1) for known in self._net.identity(seen)], dim=1)
+        told = [torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255]
+        if self.layout.layers:
+            points = np.stack([_points(avatar, index) for avatar, index in places])
+            told.append(torch.from_numpy(points).to(self.device))
+        return torch.cat([known.permute(0, 2, 3, 1).flatten(1) for known in self._net.identity(*told)], dim=1)
 
     def _face(self, avatar: Avatar, index: int) -> Image:
         size = self.layout.size
@@ -129,11 +132,13 @@ class LipEngine:
 
         return Graphs(self._draw, sum(self._sizes), GPU_BATCH)
 
-    def _blank(self) -> torch.Tensor:
+    def _blank(self) -> list[torch.Tensor]:
+        """What `identity` is told, of nobody."""
         import torch
 
-        size, channels = self.layout.size, 3 if self.layout.layers else 6
-        return torch.zeros((1, channels, size, size), dtype=self.dtype, device=self.device)
+        size, layers = self.layout.size, self.layout.layers
+        face = torch.zeros((1, 3 if layers else 6, size, size), dtype=self.dtype, device=self.device)
+        return [face, torch.zeros((1, 8, 2), device=self.device)] if layers else [face]
 
 
 class LipReal(BaseReal):
@@ -228,6 +233,13 @@ def _square(avatar: Avatar, index: int) -> tuple[float, float, float]:
     assert avatar.landmarks is not None
     x, y, side = mouth_square(avatar.landmarks[index]).tolist()
     return x, y, max(side, 8.0)
+
+
+def _points(avatar: Avatar, index: int) -> Floats:
+    """The mouth (8, 2), in sides of the square from its middle."""
+    assert avatar.mouth is not None
+    x, y, side = _square(avatar, index)
+    return np.asarray((avatar.mouth[index] - [x, y]) / side, np.float32)
 
 
 def paste_box(face: Face) -> Image:

@@ -10,18 +10,25 @@ import pickle
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample, relu
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from core.avatar import LEFT_CORNER, LOWER_INNER, RIGHT_CORNER, UPPER_INNER
 from core.errors import BadRequest
 
+POINTS = 8
+CODE, FLOW_HEAD, FLOW_STAGE = 16, 32, -3  # channels; the decoder's stage, from its end, that tells how things move
+EDGES = tuple((x, y) for x, y in product((-0.5, 0.0, 0.5), (-0.5, -0.17, 0.17, 0.5)) if x or abs(y) > 0.4)
+EDGE = 0.006  # how soft the edge of an opening is
+SURE = 8.0  # how much is shown where the opening is, before anything is learned: between -SURE / 2 and SURE / 2
 REACH = 0.25  # how far a pixel of ours may come from, of the face's size
 MOST_PARAMETERS = 200_000_000  # of a network that a file describes
 
@@ -171,55 +178,47 @@ class Wav2Lip(nn.Module):
             ]
         )
         joins = [bottom, *reversed(channels)][: layout.joined] + [0] * (len(layout.decoder) - layout.joined)
+        code = CODE if layout.layers else 0
         (narrow, _), (wide, n), *more = layout.decoder
         into = [cout + join for (cout, _), join in zip(layout.decoder, joins, strict=True)]
         self.face_decoder_blocks = nn.ModuleList(
             [
                 nn.Sequential(conv(e, narrow, 1)),  # (_, 1, 1)
                 nn.Sequential(Block(nn.ConvTranspose2d(into[0], wide, base)), *residuals(wide, n)),  # (_, base, base)
-                *(up(cin, cout, n) for cin, (cout, n) in zip(into[1:], more, strict=False)),  # … S/2, S
+                *(up(cin + code, cout, n) for cin, (cout, n) in zip(into[1:], more, strict=False)),  # … S/2, S
             ]
         )
-        out = 6 if layout.layers else 3
-        self.output_block = nn.Sequential(conv(into[-1], layout.head, 3, 1, 1), nn.Conv2d(layout.head, out, 1))
-        if layout.layers:
-            self._start_with_the_face_itself()
-        else:
+        extra, out = (1, 4) if layout.layers else (0, 3)
+        self.output_block = nn.Sequential(conv(into[-1] + extra, layout.head, 3, 1, 1), nn.Conv2d(layout.head, out, 1))
+        if not layout.layers:
             self.output_block.append(nn.Sigmoid())
+        self._into, self._code = into, code
 
-    def _start_with_the_face_itself(self) -> None:
-        last = self.output_block[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        with torch.no_grad():
-            last.weight[3:] *= 0.1
-            last.bias[3], last.bias[4:] = -3.0, 0.0
-
-    def forward(self, mel: Tensor, face: Tensor) -> Tensor:
-        """What `speak` answers for `face`, (B, 6, S, S) BGR in [0, 1]: the lower half black, then the whole.
-
-        A `layers` network sees only the whole, (B, 3, S, S).
-        """
-        return self.speak(mel, self.identity(face))
+    def forward(self, mel: Tensor, *face: Tensor) -> Tensor:
+        """What `speak` answers for the face that `identity` is told."""
+        return self.speak(mel, self.identity(*face))
 
     def identity(self, face: Tensor) -> tuple[Tensor, ...]:
-        """What the decoder wants to know of `face`, smallest first. It holds for everything the face will ever say."""
+        """What the decoder wants to know of a face, smallest first. It holds for everything the face will ever say.
+
+        `face` (B, 6, S, S) BGR in [0, 1]: the lower half black, then the whole.
+        """
         found = [face]
         for encode in self.face_encoder_blocks:
             found.append(encode(found[-1]))
         return tuple(reversed(found[1:]))[: self.layout.joined]
 
     def speak(self, mel: Tensor, identity: Sequence[Tensor]) -> Tensor:
-        """(B, 3, S, S) in [0, 1]: the face saying `mel` (B, 1, 80, 16) in [-4, 4]. Or (B, 6, S, S), see `compose`."""
+        """(B, 3, S, S) in [0, 1]: the face saying `mel` (B, 1, 80, 16) in [-4, 4]."""
         return self.draw(self.audio_encoder(mel), identity)
 
     def draw(self, sound: Tensor, identity: Sequence[Tensor]) -> Tensor:
         """`speak`, from the audio encoder's answer (B, e, 1, 1) on."""
         x = sound
-        for decode, known in zip_longest(self.face_decoder_blocks, identity):
-            x = decode(x)
-            x = x if known is None else torch.cat((x, known), dim=1)
+        for decode, known in zip(self.face_decoder_blocks, identity, strict=True):
+            x = torch.cat((decode(x), known), dim=1)
         out: Tensor = self.output_block(x)
-        return torch.cat((out[:, :4].sigmoid(), out[:, 4:].tanh() * REACH), dim=1) if self.layout.layers else out
+        return out
 
     def fold(self) -> Wav2Lip:
         """This network, from now on for inference only: its batch norms go into the convolutions before them."""
@@ -228,6 +227,112 @@ class Wav2Lip(nn.Module):
             if isinstance(module, Block):
                 module.fold()
         return self
+
+
+class Lips(Wav2Lip):
+    """Ours: told where the mouth is, it says where the mouth goes, what moves with it, and what is painted.
+
+    Points are the eight rows of `Avatar.mouth`, in sides of the square from its middle: (-0.5, -0.5) is its corner.
+    Answers are layers, see `compose`.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        e = layout.audio[-1]
+        self.code = nn.Conv2d(e, self._code, 1)  # of the sound, for every stage to read
+        self.mover = nn.Sequential(
+            *(nn.Linear(e + 2 * POINTS, 256), nn.ReLU()), *(nn.Linear(256, 256), nn.ReLU()), nn.Linear(256, 2 * POINTS)
+        )
+        seen = self._into[FLOW_STAGE] + self._code + 3  # motion and opening
+        self.flow_block = nn.Sequential(  # (2, S/4, S/4)
+            conv(seen, FLOW_HEAD, 3, 1, 1), *residuals(FLOW_HEAD, 1), nn.Conv2d(FLOW_HEAD, 2, 1)
+        )
+        self._start_with_the_face_itself()
+
+    def _start_with_the_face_itself(self) -> None:
+        with torch.no_grad():
+            for last in (self.mover[-1], self.flow_block[-1], self.output_block[-1]):
+                last.get_parameter("weight").mul_(0.1)
+                last.get_parameter("bias").zero_()
+
+    def identity(self, face: Tensor, points: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """As Wav2Lip's, of `face` (B, 3, S, S) BGR in [0, 1] with its mouth at `points` (B, 8, 2), which come last."""
+        return *super().identity(face), points.flatten(1)[:, :, None, None].to(face.dtype)
+
+    def move(self, sound: Tensor, points: Tensor) -> Tensor:
+        """How the mouth's points (B, 8, 2) move with the audio encoder's answer (B, e, 1, 1); sides of the square."""
+        told = torch.cat((sound.flatten(1), 4 * points.flatten(1).to(sound.dtype)), dim=1)
+        moved: Tensor = self.mover(told).float()
+        return 0.1 * moved.reshape(-1, POINTS, 2)
+
+    def draw(self, sound: Tensor, identity: Sequence[Tensor]) -> Tensor:
+        """(B, 6, S, S), from the audio encoder's answer (B, e, 1, 1) on."""
+        *known, at = identity
+        points = at.float().reshape(-1, POINTS, 2)
+        moved = self.move(sound, points)
+        size, there = self.layout.size, points + moved
+        motion = spread(there, -moved, size // 4)  # (B, 2, S/4, S/4)
+        opening = between(there, size)  # (B, 1, S, S)
+        guide = torch.cat((motion * size / 4, avg_pool2d(opening, 4)), dim=1).to(sound.dtype)
+        x, stage = self._trunk(sound, known, guide)
+        painted = self.output_block(torch.cat((x, opening.to(x.dtype)), dim=1)).float()
+        flow = motion + REACH * self.flow_block(stage).float().tanh()
+        smooth = interpolate(flow, (size, size), mode="bilinear", align_corners=False)
+        shown = (painted[:, 3:] + SURE * (opening - 0.5)).sigmoid()
+        return torch.cat((painted[:, :3].sigmoid(), shown, smooth), dim=1)
+
+    def _trunk(self, sound: Tensor, known: Sequence[Tensor], guide: Tensor) -> tuple[Tensor, Tensor]:
+        """The last stage's answer, (B, _, S, S), and all that is known at S/4."""
+        code, bottom, *stages, last = self.code(sound), *self.face_decoder_blocks
+        x = torch.cat((bottom(sound), known[0]), dim=1)
+        found = x
+        for i, (decode, seen) in enumerate(zip(stages, known[1:], strict=True)):
+            x = decode(x)
+            x = torch.cat((x, seen, code.expand(-1, -1, *x.shape[2:])), dim=1)
+            if i == len(stages) + 1 + FLOW_STAGE:
+                found = torch.cat((x, guide), dim=1)
+        return last(x), found
+
+
+def spread(points: Tensor, values: Tensor, size: int) -> Tensor:
+    """`values` (B, 8, 2), which hold at `points` (B, 8, 2), over a whole square, (B, 2, size, size).
+
+    Each place takes what holds near it; the square's edges hold zero. All in sides of the square, from its middle.
+    """
+    edges = _edges(points.device).expand(len(points), -1, -1)
+    at, held = torch.cat((points, edges), dim=1), torch.cat((values, torch.zeros_like(edges)), dim=1)
+    near = 1 / (torch.cdist(_places(size, points).expand(len(points), -1, -1), at) + 0.02) ** 3
+    field: Tensor = (near @ held) / near.sum(dim=-1, keepdim=True)
+    return field.transpose(1, 2).reshape(-1, 2, size, size)
+
+
+def between(points: Tensor, size: int) -> Tensor:
+    """(B, 1, size, size) in [0, 1]: how much of each place lies between the lips of `points` (B, 8, 2)."""
+    left, right, upper, lower = (points[:, row, None] for row in (LEFT_CORNER, RIGHT_CORNER, UPPER_INNER, LOWER_INNER))
+    wide = (right - left).norm(dim=-1, keepdim=True).clamp(min=1e-3)
+    along = (right - left) / wide
+    down = torch.stack((-along[..., 1], along[..., 0]), dim=-1)
+    off = _places(size, points) - left  # (B, size * size, 2)
+    part = (off * along).sum(-1) / wide[..., 0]
+    arch = (4 * part * (1 - part)).clamp(min=1e-4) ** 0.75
+    height = (off * down).sum(-1)
+    top, bottom = ((lip - left) * down for lip in (upper, lower))
+    above, below = height - top.sum(-1) * arch, bottom.sum(-1) * arch - height
+    inside: Tensor = (above / EDGE).sigmoid() * (below / EDGE).sigmoid() * ((part > 0) & (part < 1))
+    return inside.reshape(-1, 1, size, size)
+
+
+@cache
+def _edges(device: torch.device) -> Tensor:
+    """EDGES on `device`, made once: a CUDA graph cannot copy from the host."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(EDGES, device=device)
+
+
+def _places(size: int, like: Tensor) -> Tensor:
+    """(size * size, 2): x and y of every pixel."""
+    line = (torch.arange(size, device=like.device) + 0.5) / size - 0.5
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).reshape(-1, 2)
 
 
 def compose(face: Tensor, layers: Tensor) -> Tensor:
@@ -242,6 +347,11 @@ def compose(face: Tensor, layers: Tensor) -> Tensor:
     grid = affine_grid(still, list(face.shape), align_corners=False) + 2 * flow.permute(0, 2, 3, 1)
     moved = grid_sample(face, grid, padding_mode="border", align_corners=False)
     return moved + shown * (picture - moved)
+
+
+def make(layout: Layout) -> Wav2Lip:
+    """A network of `layout`, untrained."""
+    return Lips(layout) if layout.layers else Wav2Lip(layout)
 
 
 def save_wav2lip(path: Path, net: Wav2Lip, **about: str) -> None:
@@ -264,7 +374,7 @@ def load_wav2lip(path: Path) -> Wav2Lip:
     state = {str(key).removeprefix("module."): value for key, value in state.items()}
     try:
         with torch.device("meta"):
-            net = Wav2Lip(_layout(loaded.get("layout"), state))
+            net = make(_layout(loaded.get("layout"), state))
         if sum(parameter.numel() for parameter in net.parameters()) > MOST_PARAMETERS:
             raise ValueError("a network too large")
         net.load_state_dict(state, assign=True)

@@ -6,7 +6,7 @@ Clips are TICKS pictures in a row of one scene with one more picture of the same
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class Clip:
     """`face` (S, S, 3) and `targets` (5, S, S, 3) BGR in [0, 1], what each says, and where its mouth is.
 
     `mels` (5, 80, 16) as lips hear; `shifted` (1 + len(SHIFTS), 80, 16) as SyncNet does: the first in step, the others
-    not. `weights` (5, 14) of visemes; none at rest. `points` (6, 8, 2) pixels, the rows of `Avatar.mouth`, of the face
-    and of each target; `opening` (5, S, S) 1 between the lips of each target.
+    not. `weights` (5, 14) of visemes; none at rest. `points` (6, 8, 2), the rows of `Avatar.mouth`, of the face and
+    of each target, in sides of the square from its middle; `opening` (5, S, S) 1 between the lips of each target.
     """
 
     face: Floats
@@ -47,6 +47,16 @@ class Clip:
     weights: Floats
     points: Floats
     opening: Floats
+
+    def only(self, ticks: NDArray[np.intp]) -> Clip:
+        """The same face with only `ticks` of its targets; as SyncNet hears it, it stays whole."""
+        return replace(
+            self,
+            targets=self.targets[ticks],
+            mels=self.mels[ticks],
+            points=self.points[[0, *(ticks + 1)]],
+            opening=self.opening[ticks],
+        )
 
 
 class Sounds:
@@ -95,8 +105,15 @@ class Sounds:
         return np.stack([columns_of(sound) for sound in heard]).astype(np.float16)
 
 
+def _turned(marks: Floats, matrix: NDArray[np.float64]) -> Floats:
+    """`marks` (n, 10, 2) where `matrix` puts them; what is left stays left, also in a mirror."""
+    if np.linalg.det(matrix[:, :2]) < 0:
+        marks = marks[:, [1, 0, 2, 3, 4, 5, 6, 7, 9, 8]]
+    return (marks @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+
 def opening(points: Floats, size: int) -> Floats:
-    """(n, S, S): 1 between the corners and the inner edges of the lips, for `points` (n, 8, 2)."""
+    """(n, S, S): 1 between the corners and the inner edges of the lips, for `points` (n, 8, 2) pixels."""
     between = np.zeros((len(points), size, size), np.float32)
     for mask, mouth in zip(between, points[:, [LEFT_CORNER, UPPER_INNER, RIGHT_CORNER, LOWER_INNER]], strict=True):
         cv2.fillConvexPoly(mask, np.round(mouth * 16).astype(np.int32), 1.0, cv2.LINE_8, 4)
@@ -171,28 +188,47 @@ class Films:
         pictures = person["images"][[face, *shown]]
         pictures, turned = self._crop(pictures, person["landmarks"][[face, *shown]], hard=hard)
         finished = self._dress(pictures, hard=hard)
-        points = turned[:, :8]
+        points = ((turned[:, :8] + 0.5) / self.size - 0.5).astype(np.float32)
         shifted = np.stack([self.sounds.window(said[0][0], said[0][1] + shift, ear, 0) for shift in (0, *SHIFTS)])
         weights = person["weights"][shown].astype(np.float32)
-        return Clip(finished[0], finished[1:], mels, shifted, weights, points, opening(points[1:], self.size))
+        return Clip(finished[0], finished[1:], mels, shifted, weights, points, opening(turned[1:, :8], self.size))
+
+    def moves(self, n: int) -> tuple[Floats, Floats, Floats]:
+        """`n` times a mel window (80, 16), and the mouth (8, 2) of a face before and while it says that."""
+        rng = self.rng
+        mels, before, wanted = [], [], []
+        for i in rng.integers(len(self.people), size=n):
+            person = self.people[i]
+            scene = np.flatnonzero(person["scene"] == rng.integers(person["scene"].max() + 1))
+            face, target = rng.choice(scene[:2] if rng.random() < 0.5 else scene), rng.choice(scene)
+            matrix = self._askew(person["landmarks"][face], hard=True)
+            points = (_turned(person["landmarks"][[face, target]], matrix)[:, :8] + 0.5) / self.size - 0.5
+            utterance, tick = int(person["utterance"][target]), int(person["tick"][target])
+            mels.append(self.sounds.window(utterance, tick, int(rng.integers(EARS))))
+            before.append(points[0])
+            wanted.append(points[1])
+        return np.stack(mels), np.stack(before).astype(np.float32), np.stack(wanted).astype(np.float32)
 
     def _crop(self, pictures: NDArray[np.uint8], marks: Floats, *, hard: bool) -> tuple[NDArray[np.uint8], Floats]:
         """All pictures through the face's square, which is never quite right; landmarks along."""
+        matrix, size = self._askew(marks[0], hard=hard), self.size
+        cut = [
+            cv2.warpAffine(p, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for p in pictures
+        ]
+        return np.stack(cut), _turned(marks, matrix)
+
+    def _askew(self, marks: Floats, *, hard: bool) -> NDArray[np.float64]:
+        """(2, 3): from the picture into the square around the mouth of `marks` (10, 2); mirrored, half of the time."""
         rng, size = self.rng, self.size
-        x, y, side = mouth_square(marks[0])
+        x, y, side = mouth_square(marks)
         angle, flip = 0.0, False
         if hard:
             x, y = x + side * rng.normal(0, 0.025), y + side * rng.normal(0, 0.03)
             side, angle, flip = side * rng.uniform(0.88, 1.1), rng.normal(0, 4), rng.random() < 0.5
         matrix: NDArray[Any] = cv2.getRotationMatrix2D((float(x), float(y)), angle, size / float(side))
         matrix[:, 2] += size / 2 - np.array([x, y])
-        if flip:
-            matrix = np.array([[-1, 0, size - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
-        cut = [
-            cv2.warpAffine(p, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            for p in pictures
-        ]
-        return np.stack(cut), (marks @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+        return np.array([[-1, 0, size - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]]) if flip else matrix
 
     def _dress(self, pictures: NDArray[np.uint8], *, hard: bool) -> Floats:
         """Other light, another lens, something in front: the same for all pictures of a clip. In [0, 1]."""

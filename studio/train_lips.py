@@ -32,17 +32,17 @@ from core.avatar import LOWER_INNER, UPPER_INNER
 from core.media import Image
 from nets.syncnet import SIZE as SYNC_SIZE
 from nets.syncnet import TICKS, VISEMES, SyncNet
-from nets.wav2lip import Wav2Lip, compose, our_layout, save_wav2lip
+from nets.wav2lip import Lips, compose, our_layout, save_wav2lip
 from studio.lipdata import Clip, Films, Floats, Sounds
 
 STAGES = {"sound": 0.07, "sync": 0.13, "face": 0.80}  # shares of the time
-SOUND_BATCH, SYNC_CLIPS, FACE_CLIPS = 128, 32, 5
+SOUND_BATCH, SYNC_CLIPS, FACE_CLIPS = 128, 32, 14
+PICKED, LATE_CLIPS = 2, 6  # ticks of a clip while most is to be learned; whole clips at the end
+LATE = 0.3  # the share of the last stage in which whole clips are judged by SyncNet too
 MEANING = 20.0  # what telling visemes counts beside telling sounds apart
-LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "face": 1.5e-3}
-WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.1, "inside": 0.3, "shown": 0.2, "calm": 0.4}
-AIM_GRID = 32
-EDGES = ((0, 0), (0.5, 0), (1, 0), (0, 0.33), (1, 0.33), (0, 0.67), (1, 0.67), (0, 1), (0.5, 1.1), (1, 1))
-SYNC_WEIGHT = 0.04  # at the end; nothing at the start, when there is no mouth to judge
+LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "face": 2e-3}
+WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.05, "inside": 0.3, "shown": 0.2, "calm": 0.4, "out of sync": 0.04}
+AIMING = 0.05  # what a pixel beside the aim counts, where there are no pictures
 KEEP = 0.998  # of the averaged weights, a step
 SAVE_EVERY_S = 120
 LOG_EVERY_S = 30
@@ -57,8 +57,8 @@ class Run:
     out: Path
     device: torch.device
     minutes: float
-    lips: Wav2Lip
-    averaged: Wav2Lip
+    lips: Lips
+    averaged: Lips
     reader: nn.Linear  # from what the audio encoder says to weights of visemes
     sync: SyncNet
     train: Films
@@ -106,12 +106,13 @@ class Run:
 
 
 Step = Callable[[], dict[str, float]]
+Groups = list[dict[str, Any]]  # parameters, and their share of the stage's learning rate
 
 
 def train(run: Run) -> None:
     """All stages that have time left, from the checkpoint on."""
     state = run.resume()
-    stages: dict[str, Callable[[Run], tuple[list[nn.Parameter], Step]]] = {
+    stages: dict[str, Callable[[Run], tuple[Groups, Step]]] = {
         "sound": sound_stage,
         "sync": sync_stage,
         "face": face_stage,
@@ -125,7 +126,7 @@ def train(run: Run) -> None:
         state = None
 
 
-def _run_stage(run: Run, name: str, parameters: list[nn.Parameter], step: Step, state: dict[str, Any] | None) -> None:
+def _run_stage(run: Run, name: str, parameters: Groups, step: Step, state: dict[str, Any] | None) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE[name], weight_decay=1e-3, betas=(0.9, 0.98))
     if state:
         optimizer.load_state_dict(state)
@@ -134,7 +135,8 @@ def _run_stage(run: Run, name: str, parameters: list[nn.Parameter], step: Step, 
     count = 0
     while (left := run.left(name)) > 0:
         warm = min(1.0, (1 - left) * 40 + 0.02)
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE[name] * warm * (0.5 - 0.5 * cos(pi * left)) + 1e-5
+        for group in optimizer.param_groups:
+            group["lr"] = group["share"] * LEARNING_RATE[name] * warm * (0.5 - 0.5 * cos(pi * left)) + 1e-5
         figures = step()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -158,16 +160,17 @@ def _means(sums: dict[str, float], count: int) -> dict[str, float]:
     return {key: value / count for key, value in sums.items()}
 
 
-def sound_stage(run: Run) -> tuple[list[nn.Parameter], Step]:
-    """The audio encoder learns to say which visemes it hears."""
+def sound_stage(run: Run) -> tuple[Groups, Step]:
+    """The audio encoder learns to say which visemes it hears, and the mover where mouths go with them."""
     run.lips.train()
 
     def step() -> dict[str, float]:
-        loss = _hearing_loss(run, SOUND_BATCH)
-        torch.autograd.backward(loss)
-        return {"hearing": loss.item()}
+        hearing, aim = _hearing_loss(run, SOUND_BATCH), _aiming_loss(run, SOUND_BATCH)
+        torch.autograd.backward(hearing + AIMING * aim)
+        return {"hearing": hearing.item(), "aim": aim.item()}
 
-    return [*run.lips.audio_encoder.parameters(), *run.reader.parameters()], step
+    learning = (run.lips.audio_encoder, run.reader, run.lips.mover)
+    return [{"params": [value for part in learning for value in part.parameters()], "share": 1.0}], step
 
 
 def _hearing_loss(run: Run, n: int) -> Tensor:
@@ -177,7 +180,16 @@ def _hearing_loss(run: Run, n: int) -> Tensor:
     return F.smooth_l1_loss(heard.float(), _to(run, weights), beta=0.1)
 
 
-def sync_stage(run: Run) -> tuple[list[nn.Parameter], Step]:
+def _aiming_loss(run: Run, n: int) -> Tensor:
+    """How far, in pixels, mouths are from where the sound should bring them; no picture is looked at."""
+    mels, points, wanted = run.train.moves(n)
+    with _fast(run):
+        sound = run.lips.audio_encoder(_to(run, mels)[:, None])
+        moved = run.lips.move(sound, _to(run, points))
+    return run.train.size * (moved - _to(run, wanted - points)).abs().mean()
+
+
+def sync_stage(run: Run) -> tuple[Groups, Step]:
     """SyncNet learns to tell the sound of five pictures from the same voice a little off, and from others."""
     run.sync.train()
     batches = ahead(run.train, SYNC_CLIPS)
@@ -192,7 +204,7 @@ def sync_stage(run: Run) -> tuple[list[nn.Parameter], Step]:
         torch.autograd.backward(loss + MEANING * meaning)
         return {"sync": loss.item(), "meaning": meaning.item(), "right": right}
 
-    return list(run.sync.parameters()), step
+    return [{"params": list(run.sync.parameters()), "share": 1.0}], step
 
 
 def _sync_losses(run: Run, clips: list[Clip]) -> tuple[Tensor, Tensor, float]:
@@ -224,29 +236,49 @@ def _masked(mels: Tensor) -> Tensor:
     return torch.where((band >= first) & (band < first + width), mels.mean(dim=(1, 2), keepdim=True), mels)
 
 
-def face_stage(run: Run) -> tuple[list[nn.Parameter], Step]:
-    """The whole network learns to redraw faces."""
+def face_stage(run: Run) -> tuple[Groups, Step]:
+    """The whole network learns to redraw faces.
+
+    Its ears, which can hear by now, learn slowly. A batch norm of a single pixel would see no more than a few clips:
+    those keep what they start with, and at the end all do, so that what is learned last is what is used.
+    """
     run.lips.train()
+    lips = run.lips
+    for alone in (lips.audio_encoder, lips.face_encoder_blocks[-1], *lips.face_decoder_blocks[:2]):
+        alone.eval()
+    rng = run.train.rng
     run.sync.eval().requires_grad_(False)
     batches = ahead(run.train, FACE_CLIPS)
     if run.used_s["face"] == 0:
         run.averaged.load_state_dict(run.lips.state_dict())
 
     def step() -> dict[str, float]:
-        figures = _face_losses(run, run.lips, next(batches))
-        hearing = _hearing_loss(run, SOUND_BATCH // 2)
-        loss = sum((weight * figures[name] for name, weight in WEIGHTS.items()), 0.5 * hearing)
-        loss = loss + SYNC_WEIGHT * (1 - run.left("face")) * figures["out of sync"]
+        clips = next(batches)
+        if run.left("face") > LATE:
+            clips = [clip.only(rng.choice(TICKS, PICKED, replace=False)) for clip in clips]
+        else:
+            lips.eval()
+            clips = clips[:LATE_CLIPS]
+        figures = _face_losses(run, lips, clips)
+        hearing = _hearing_loss(run, SOUND_BATCH // 2) + AIMING * _aiming_loss(run, SOUND_BATCH // 2)
+        loss = sum((weight * figures[name] for name, weight in WEIGHTS.items() if name in figures), 0.5 * hearing)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(run.lips.parameters(), 1.0)
-        average(run.averaged, run.lips)
+        nn.utils.clip_grad_norm_(lips.parameters(), 1.0)
+        average(run.averaged, lips)
         return {name: value.item() for name, value in figures.items()} | {"hearing": hearing.item()}
 
-    return [*run.lips.parameters(), *run.reader.parameters()], step
+    ears = [*lips.audio_encoder.parameters(), *run.reader.parameters()]
+    eyes = [
+        *lips.face_encoder_blocks.parameters(),
+        *lips.face_decoder_blocks.parameters(),
+        *lips.output_block.parameters(),
+    ]
+    return [{"params": ears, "share": 0.15}, {"params": eyes, "share": 1.0}], step
 
 
-def _face_losses(run: Run, net: Wav2Lip, clips: list[Clip]) -> dict[str, Tensor]:
-    """What is wrong with the pictures `net` makes of `clips`, each a mean."""
+def _face_losses(run: Run, net: Lips, clips: list[Clip]) -> dict[str, Tensor]:
+    """What is wrong with the pictures `net` makes of `clips`, each a mean; SyncNet judges whole ones."""
+    ticks = len(clips[0].targets)
     faces = pictures(run, np.stack([clip.face for clip in clips]))
     targets = pictures(run, np.concatenate([clip.targets for clip in clips]))
     mels = _to(run, np.concatenate([clip.mels for clip in clips]))
@@ -254,46 +286,34 @@ def _face_losses(run: Run, net: Wav2Lip, clips: list[Clip]) -> dict[str, Tensor]
     opening = _to(run, np.concatenate([clip.opening for clip in clips]))[:, None]
     with _fast(run):
         noisy = faces + 0.03 * torch.rand(len(faces), 1, 1, 1, device=run.device) * torch.randn_like(faces)
-        identity = [known.repeat_interleave(TICKS, 0) for known in net.identity(noisy if net.training else faces)]
-        layers = net.speak(mels[:, None], identity).float()
-    made = compose(faces.repeat_interleave(TICKS, 0), layers)
+        told = points[:, 0] + (0.005 * torch.randn_like(points[:, 0]) if net.training else 0)
+        known = net.identity(noisy if net.training else faces, told)
+        identity = [feature.repeat_interleave(ticks, 0) for feature in known]
+        sound = net.audio_encoder(mels[:, None])
+        layers = net.draw(sound, identity).float()
+        moved = net.move(sound, told.repeat_interleave(ticks, 0))
+    made = compose(faces.repeat_interleave(ticks, 0), layers)
     matter = importance(points[:, 1:, [UPPER_INNER, LOWER_INNER]].mean(2).flatten(0, 1), faces.shape[-1])
     difference = made - targets
-    speaking = _to(run, np.array([clip.weights.any() for clip in clips], np.float32))
-    mels_of_sync = _to(run, np.stack([clip.shifted[0] for clip in clips]))
-    seen = run.sync.see(grey(made.reshape(-1, TICKS, *made.shape[1:]).permute(0, 1, 3, 4, 2)))
-    agreement = (seen * run.sync.hear(mels_of_sync[:, None])).sum(1)
     painted, shown, flow = torch.split(layers, [3, 1, 2], dim=1)
     return {
         "picture": torch.stack([(at * part.abs()).mean() for at, part in scales(matter, difference)]).sum(),
         "edges": (matter[..., 1:] * difference.diff(dim=-1).abs()).mean()
         + (matter[..., 1:, :] * difference.diff(dim=-2).abs()).mean(),
-        "aim": off_aim(flow, points),
+        "aim": faces.shape[-1] * (moved - (points[:, 1:] - points[:, :1]).flatten(0, 1)).abs().mean(),
         "inside": (opening * (painted - targets).abs()).sum() / (3 * opening.sum() + 1),
         "shown": F.binary_cross_entropy(shown.clamp(1e-4, 1 - 1e-4), opening, 1 + 4 * opening),
         "calm": flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean(),
-        "out of sync": ((1 - agreement) * speaking).sum() / speaking.sum().clamp(min=1),
-    }
+    } | ({"out of sync": out_of_sync(run, made, clips)} if ticks == TICKS else {})
 
 
-def off_aim(flow: Tensor, points: Tensor) -> Tensor:
-    """How far `flow` (n * 5, 2, S, S) is from what the mouth's points say, in pixels, most where they are.
-
-    Between the points, and the square's edges that stay where they are, motion is taken to be smooth: each place moves
-    as the points near it do. It need not be exact: `picture` tells the rest.
-    """
-    size = flow.shape[-1]
-    there = points[:, 1:].flatten(0, 1)  # (n * 5, 8, 2)
-    moved = points[:, :1].expand(-1, TICKS, -1, -1).flatten(0, 1) - there
-    edges = size * torch.tensor(EDGES, device=flow.device).expand(len(there), -1, -1)
-    known, moved = torch.cat([there, edges], dim=1), torch.cat([moved, torch.zeros_like(edges)], dim=1)
-    axis = (torch.arange(AIM_GRID, device=flow.device) + 0.5) * size / AIM_GRID - 0.5
-    places = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(-1, 2)
-    near = 1 / (torch.cdist(places.expand(len(known), -1, -1), known) / size + 0.02) ** 3  # (n * 5, G * G, points)
-    wanted = (near @ moved) / near.sum(dim=-1, keepdim=True)
-    found = F.avg_pool2d(flow, size // AIM_GRID).flatten(2).transpose(1, 2) * size
-    matter = near[..., :8].amax(dim=-1, keepdim=True) ** 0.5
-    return (matter * (found - wanted).abs()).mean() / matter.mean()
+def out_of_sync(run: Run, made: Tensor, clips: list[Clip]) -> Tensor:
+    """How little SyncNet finds the pictures `made` (n * 5, 3, S, S) to go with the sound of `clips`, in [0, 2]."""
+    speaking = _to(run, np.array([clip.weights.any() for clip in clips], np.float32))
+    mels = _to(run, np.stack([clip.shifted[0] for clip in clips]))
+    seen = run.sync.see(grey(made.reshape(-1, TICKS, *made.shape[1:]).permute(0, 1, 3, 4, 2)))
+    agreement = (seen * run.sync.hear(mels[:, None])).sum(1)
+    return ((1 - agreement) * speaking).sum() / speaking.sum().clamp(min=1)
 
 
 def scales(matter: Tensor, difference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -303,7 +323,7 @@ def scales(matter: Tensor, difference: Tensor) -> Iterator[tuple[Tensor, Tensor]
 
 
 def importance(where: Tensor, size: int) -> Tensor:
-    """(n, 1, S, S): 1 everywhere, 7 at the mouth."""
+    """(n, 1, S, S): 1 everywhere, 7 around `where` (n, 2), in sides of the square from its middle."""
     axis = torch.arange(size, device=where.device) + 0.5
     x, y = (axis - where[:, :1]) / (0.22 * size), (axis - where[:, 1:]) / (0.17 * size)
     return 1 + 6 * torch.exp(-(x[:, None, :] ** 2) - y[:, :, None] ** 2)[:, None]
@@ -375,7 +395,8 @@ def preview(run: Run, clips: list[Clip]) -> Image:
 
 
 def _redrawn(run: Run, faces: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-    layers = run.averaged(_to(run, clip.mels)[:, None], faces).float()
+    points = _to(run, clip.points[:1]).expand(len(faces), -1, -1)
+    layers = run.averaged(_to(run, clip.mels)[:, None], faces, points).float()
     return compose(faces, layers), layers
 
 
@@ -434,7 +455,7 @@ def start(options: argparse.Namespace) -> Run:
     for split in ("train", "val"):
         sounds = Sounds(options.speech, options.films / f"sayings_{split}.npz", rng)
         splits[split] = Films(options.films, split, sounds, layout.size, rng)
-    lips, averaged = (Wav2Lip(layout).to(device).to(memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
+    lips, averaged = (Lips(layout).to(device).to(memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
     reader = nn.Linear(layout.audio[-1], VISEMES).to(device)
     options.out.mkdir(parents=True, exist_ok=True)
     sync = SyncNet().to(device)
