@@ -145,7 +145,7 @@ def our_layout(width: float = 1.0) -> Layout:
     encoder = tuple((wide(c), n) for c, n in ((16, 0), (32, 1), (64, 1), (96, 1), (160, 1), (192, 1)))
     decoder = tuple((wide(c), n) for c, n in ((256, 0), (192, 0), (160, 1), (128, 1), (64, 1), (32, 1), (16, 0)))
     audio = (16, 48, 96, 192, wide(256))
-    return Layout(128, encoder, 4, wide(192), audio, decoder, wide(16), layers=True, past_columns=6)
+    return Layout(128, encoder, 4, wide(192), audio, decoder, wide(32), layers=True, past_columns=6)
 
 
 class Wav2Lip(nn.Module):
@@ -188,8 +188,7 @@ class Wav2Lip(nn.Module):
                 *(up(cin + code, cout, n) for cin, (cout, n) in zip(into[1:], more, strict=False)),  # … S/2, S
             ]
         )
-        extra, out = (1, 4) if layout.layers else (0, 3)
-        self.output_block = nn.Sequential(conv(into[-1] + extra, layout.head, 3, 1, 1), nn.Conv2d(layout.head, out, 1))
+        self.output_block = nn.Sequential(conv(into[-1], layout.head, 3, 1, 1), nn.Conv2d(layout.head, 3, 1))
         if not layout.layers:
             self.output_block.append(nn.Sigmoid())
         self._into, self._code = into, code
@@ -247,6 +246,9 @@ class Lips(Wav2Lip):
         self.flow_block = nn.Sequential(  # (2, S/4, S/4)
             conv(seen, FLOW_HEAD, 3, 1, 1), *residuals(FLOW_HEAD, 1), nn.Conv2d(FLOW_HEAD, 2, 1)
         )
+        self.output_block = nn.Sequential(
+            conv(self._into[-1] + 4, layout.head, 3, 1, 1), *residuals(layout.head, 1), nn.Conv2d(layout.head, 4, 1)
+        )
         self._start_with_the_face_itself()
 
     def _start_with_the_face_itself(self) -> None:
@@ -265,17 +267,18 @@ class Lips(Wav2Lip):
         moved: Tensor = self.mover(told).float()
         return 0.1 * moved.reshape(-1, POINTS, 2)
 
-    def draw(self, sound: Tensor, identity: Sequence[Tensor]) -> Tensor:
-        """(B, 6, S, S), from the audio encoder's answer (B, e, 1, 1) on."""
+    def draw(self, sound: Tensor, identity: Sequence[Tensor], moved: Tensor | None = None) -> Tensor:
+        """(B, 6, S, S), from the audio encoder's answer (B, e, 1, 1) on, or from where the points truly moved."""
         *known, at = identity
         points = at.float().reshape(-1, POINTS, 2)
-        moved = self.move(sound, points)
+        moved = self.move(sound, points) if moved is None else moved
         size, there = self.layout.size, points + moved
         motion = spread(there, -moved, size // 4)  # (B, 2, S/4, S/4)
-        opening = between(there, size)  # (B, 1, S, S)
+        mouth = mouth_map(there, size)  # (B, 4, S, S)
+        opening = mouth[:, :1]
         guide = torch.cat((motion * size / 4, avg_pool2d(opening, 4)), dim=1).to(sound.dtype)
         x, stage = self._trunk(sound, known, guide)
-        painted = self.output_block(torch.cat((x, opening.to(x.dtype)), dim=1)).float()
+        painted = self.output_block(torch.cat((x, mouth.to(x.dtype)), dim=1)).float()
         flow = motion + REACH * self.flow_block(stage).float().tanh()
         smooth = interpolate(flow, (size, size), mode="bilinear", align_corners=False)
         shown = (painted[:, 3:] + SURE * (opening - 0.5)).sigmoid()
@@ -308,6 +311,15 @@ def spread(points: Tensor, values: Tensor, size: int) -> Tensor:
 
 def between(points: Tensor, size: int) -> Tensor:
     """(B, 1, size, size) in [0, 1]: how much of each place lies between the lips of `points` (B, 8, 2)."""
+    return mouth_map(points, size)[:, :1]
+
+
+def mouth_map(points: Tensor, size: int) -> Tensor:
+    """(B, 4, size, size): where each place is in the mouth of `points` (B, 8, 2).
+
+    How much of it lies between the lips, in [0, 1]; then in [-1, 1] how far across from the left corner to the right,
+    how far below the upper lip, and above the lower one, both in tenths of the square.
+    """
     left, right, upper, lower = (points[:, row, None] for row in (LEFT_CORNER, RIGHT_CORNER, UPPER_INNER, LOWER_INNER))
     wide = (right - left).norm(dim=-1, keepdim=True).clamp(min=1e-3)
     along = (right - left) / wide
@@ -319,7 +331,8 @@ def between(points: Tensor, size: int) -> Tensor:
     top, bottom = ((lip - left) * down for lip in (upper, lower))
     above, below = height - top.sum(-1) * arch, bottom.sum(-1) * arch - height
     inside: Tensor = (above / EDGE).sigmoid() * (below / EDGE).sigmoid() * ((part > 0) & (part < 1))
-    return inside.reshape(-1, 1, size, size)
+    found = torch.stack((inside, 2 * part - 1, 10 * above, 10 * below), dim=1).clamp(-1, 1)
+    return found.reshape(-1, 4, size, size)
 
 
 @cache

@@ -30,7 +30,8 @@ CRF = 16
 def dub(avatar: Avatar, pcm: Pcm, family: type[BaseReal], engine: Engine) -> Iterator[Image]:
     """The pictures of `avatar` saying `pcm` ((n,) float32, 16 kHz), uint8 (H, W, 3) BGR, one a tick. Blocking."""
     features = family.make_features(engine)
-    windows = [*features.push(pcm), *features.finish()]
+    whole = np.pad(pcm, (0, -len(pcm) % TICK_SAMPLES))
+    windows = [*features.push(whole), *features.finish()]
     jobs = [FaceJob(0, tick, window, avatar, avatar.index(tick), np.inf) for tick, window in enumerate(windows)]
     for start in range(0, len(jobs), engine.max_batch):
         for face in engine.infer(jobs[start : start + engine.max_batch]):

@@ -36,14 +36,14 @@ from nets.wav2lip import Lips, compose, our_layout, save_wav2lip
 from studio.lipdata import Clip, Films, Floats, Sounds
 
 STAGES = {"sound": 0.07, "sync": 0.13, "face": 0.80}  # shares of the time
-SOUND_BATCH, SYNC_CLIPS, FACE_CLIPS = 128, 32, 14
+SOUND_BATCH, SYNC_CLIPS, FACE_CLIPS = 128, 32, 10
 PICKED, LATE_CLIPS = 2, 6  # ticks of a clip while most is to be learned; whole clips at the end
 LATE = 0.3  # the share of the last stage in which whole clips are judged by SyncNet too
 MEANING = 20.0  # what telling visemes counts beside telling sounds apart
 LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "face": 2e-3}
-WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.05, "inside": 0.3, "shown": 0.2, "calm": 0.4, "out of sync": 0.04}
+WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.05, "inside": 1.0, "shown": 0.2, "calm": 0.4, "out of sync": 0.04}
 AIMING = 0.05  # what a pixel beside the aim counts, where there are no pictures
-KEEP = 0.998  # of the averaged weights, a step
+KEEP = 0.995  # of the averaged weights, a step
 SAVE_EVERY_S = 120
 LOG_EVERY_S = 30
 LOOK_CLIPS = 40
@@ -252,32 +252,44 @@ def face_stage(run: Run) -> tuple[Groups, Step]:
     if run.used_s["face"] == 0:
         run.averaged.load_state_dict(run.lips.state_dict())
 
+    ears = [*lips.audio_encoder.parameters(), *run.reader.parameters()]
+    hand = [value for name, value in lips.named_parameters() if not name.startswith(("audio_encoder", "mover"))]
+
     def step() -> dict[str, float]:
         clips = next(batches)
-        if run.left("face") > LATE:
-            clips = [clip.only(rng.choice(TICKS, PICKED, replace=False)) for clip in clips]
-        else:
+        late = run.left("face") < LATE
+        if late:
             lips.eval()
-            clips = clips[:LATE_CLIPS]
-        figures = _face_losses(run, lips, clips)
+        if late and run.steps % 2:
+            figures = _sync_losses_of_lips(run, clips[:LATE_CLIPS])
+        else:
+            clips = [clip.only(rng.choice(TICKS, PICKED, replace=False)) for clip in clips]
+            figures = _face_losses(run, lips, clips, guided=True)
         hearing = _hearing_loss(run, SOUND_BATCH // 2) + AIMING * _aiming_loss(run, SOUND_BATCH // 2)
-        loss = sum((weight * figures[name] for name, weight in WEIGHTS.items() if name in figures), 0.5 * hearing)
+        loss = sum((WEIGHTS[name] * value for name, value in figures.items()), 0.5 * hearing)
         torch.autograd.backward(loss)
+        if "out of sync" in figures:
+            for value in hand:
+                value.grad = None
         nn.utils.clip_grad_norm_(lips.parameters(), 1.0)
         average(run.averaged, lips)
         return {name: value.item() for name, value in figures.items()} | {"hearing": hearing.item()}
 
-    ears = [*lips.audio_encoder.parameters(), *run.reader.parameters()]
-    eyes = [
-        *lips.face_encoder_blocks.parameters(),
-        *lips.face_decoder_blocks.parameters(),
-        *lips.output_block.parameters(),
-    ]
-    return [{"params": ears, "share": 0.15}, {"params": eyes, "share": 1.0}], step
+    groups = [{"params": ears, "share": 0.15}, {"params": hand, "share": 1.0}]
+    return [*groups, {"params": list(lips.mover.parameters()), "share": 0.5}], step
 
 
-def _face_losses(run: Run, net: Lips, clips: list[Clip]) -> dict[str, Tensor]:
-    """What is wrong with the pictures `net` makes of `clips`, each a mean; SyncNet judges whole ones."""
+def _sync_losses_of_lips(run: Run, clips: list[Clip]) -> dict[str, Tensor]:
+    """What SyncNet says of whole clips as they will be drawn, and how far off their points are."""
+    found = _face_losses(run, run.lips, clips, guided=False)
+    return {name: found[name] for name in ("aim", "out of sync")}
+
+
+def _face_losses(run: Run, net: Lips, clips: list[Clip], *, guided: bool) -> dict[str, Tensor]:
+    """What is wrong with the pictures `net` makes of `clips`, each a mean; SyncNet judges whole ones.
+
+    If `guided` the net is told where the mouth truly goes: what it paints there can only then be learned sharply.
+    """
     ticks = len(clips[0].targets)
     faces = pictures(run, np.stack([clip.face for clip in clips]))
     targets = pictures(run, np.concatenate([clip.targets for clip in clips]))
@@ -290,7 +302,8 @@ def _face_losses(run: Run, net: Lips, clips: list[Clip]) -> dict[str, Tensor]:
         known = net.identity(noisy if net.training else faces, told)
         identity = [feature.repeat_interleave(ticks, 0) for feature in known]
         sound = net.audio_encoder(mels[:, None])
-        layers = net.draw(sound, identity).float()
+        truly = (points[:, 1:] - points[:, :1]).flatten(0, 1)
+        layers = net.draw(sound, identity, truly if guided else None).float()
         moved = net.move(sound, told.repeat_interleave(ticks, 0))
     made = compose(faces.repeat_interleave(ticks, 0), layers)
     matter = importance(points[:, 1:, [UPPER_INNER, LOWER_INNER]].mean(2).flatten(0, 1), faces.shape[-1])
@@ -300,7 +313,7 @@ def _face_losses(run: Run, net: Lips, clips: list[Clip]) -> dict[str, Tensor]:
         "picture": torch.stack([(at * part.abs()).mean() for at, part in scales(matter, difference)]).sum(),
         "edges": (matter[..., 1:] * difference.diff(dim=-1).abs()).mean()
         + (matter[..., 1:, :] * difference.diff(dim=-2).abs()).mean(),
-        "aim": faces.shape[-1] * (moved - (points[:, 1:] - points[:, :1]).flatten(0, 1)).abs().mean(),
+        "aim": faces.shape[-1] * (moved - truly).abs().mean(),
         "inside": (opening * (painted - targets).abs()).sum() / (3 * opening.sum() + 1),
         "shown": F.binary_cross_entropy(shown.clamp(1e-4, 1 - 1e-4), opening, 1 + 4 * opening),
         "calm": flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean(),
@@ -324,8 +337,8 @@ def scales(matter: Tensor, difference: Tensor) -> Iterator[tuple[Tensor, Tensor]
 
 def importance(where: Tensor, size: int) -> Tensor:
     """(n, 1, S, S): 1 everywhere, 7 around `where` (n, 2), in sides of the square from its middle."""
-    axis = torch.arange(size, device=where.device) + 0.5
-    x, y = (axis - where[:, :1]) / (0.22 * size), (axis - where[:, 1:]) / (0.17 * size)
+    axis = (torch.arange(size, device=where.device) + 0.5) / size - 0.5
+    x, y = (axis - where[:, :1]) / 0.22, (axis - where[:, 1:]) / 0.17
     return 1 + 6 * torch.exp(-(x[:, None, :] ** 2) - y[:, :, None] ** 2)[:, None]
 
 
@@ -363,7 +376,9 @@ def look(run: Run, stage: str) -> None:
     with torch.no_grad():
         if stage == "face":
             run.averaged.eval()
-            figures = {name: float(value) for name, value in _face_losses(run, run.averaged, clips).items()}
+            figures = {
+                name: float(value) for name, value in _face_losses(run, run.averaged, clips, guided=False).items()
+            }
             still = np.concatenate([np.repeat(clip.face[None], TICKS, 0) - clip.targets for clip in clips])
             run.log(kind="val", **figures, frozen=float(np.abs(still).mean()))
             cv2.imwrite(str(run.out / "preview.png"), preview(run, clips[:8]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from nets.graphs import Graphs
+from nets.wav2lip import our_layout
+from tests.fakes.nets import random_net, told
 
 LARGEST, WIDTH = 8, 24
 
@@ -57,3 +61,22 @@ def test_what_a_larger_batch_left_behind_changes_nothing(graphs: Graphs) -> None
     alone = graphs(*question(3, seed=3))
     graphs(*question(LARGEST, seed=4))
     np.testing.assert_array_equal(graphs(*question(3, seed=3)), alone)
+
+
+@torch.inference_mode()
+def test_our_network_can_be_recorded_and_says_the_same() -> None:
+    net: Any = random_net(our_layout(0.25)).fold().to("cuda", torch.float16)
+    face, points = told(net.layout)
+    identity = net.identity(face.to("cuda", torch.float16), points.to("cuda"))
+    sizes, shapes = [part[0].numel() for part in identity], [part.shape[1:] for part in identity]
+
+    def speak(sound: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        parts = zip(torch.split(known, sizes, dim=1), shapes, strict=True)
+        said: torch.Tensor = net.speak(sound, [part.reshape(-1, *shape) for part, shape in parts])
+        return said
+
+    known = torch.cat([part.flatten(1) for part in identity], dim=1).expand(3, -1)
+    sound, _ = question(3, seed=5)
+    expected = speak(torch.from_numpy(sound).to("cuda", torch.float16), known).float().cpu().numpy()
+    said = np.asarray(Graphs(speak, sum(sizes), 4)(sound, known), np.float32)
+    np.testing.assert_allclose(said, expected, atol=1e-2)

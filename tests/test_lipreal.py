@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import lipreal
 from basereal import Choice
-from core.avatar import LEFT_EYE, NOSE_BASE, OVAL, RIGHT_EYE, Avatar
+from core.avatar import LEFT_EYE, LOWER_INNER, NOSE_BASE, OVAL, RIGHT_EYE, Avatar
 from core.config import Settings
 from core.errors import BadRequest
 from core.frames import Frames
@@ -27,7 +27,7 @@ from core.square import BELOW_NOSE, EYES_TO_NOSE, SIDE
 from lipreal import LipEngine, LipReal, paste_box, paste_layers
 from nets.wav2lip import PUBLISHED, Wav2Lip, compose, our_layout, save_wav2lip
 from tests.fakes.house import doubles
-from tests.fakes.nets import random_net
+from tests.fakes.nets import mouth, random_net
 
 BOX = (30, 20, 130, 140)  # 100 × 120
 
@@ -46,8 +46,9 @@ def make_avatar(
 
 
 def landmarks_of(x: float, y: float, side: float) -> NDArray[np.float32]:
-    """Landmarks (46, 2) of a face around whose mouth the square of `side` lies with its middle at x and y."""
+    """Landmarks (46, 2) of a face around whose open mouth the square of `side` lies with its middle at x and y."""
     landmarks = np.zeros((46, 2), np.float32)
+    landmarks[:8] = mouth(0.1)[0].numpy() * side + [x, y]
     unit = side / SIDE
     landmarks[NOSE_BASE] = x, y - BELOW_NOSE * unit
     eyes_y = landmarks[NOSE_BASE, 1] - unit / EYES_TO_NOSE
@@ -198,10 +199,24 @@ def test_our_engine_answers_the_layers_of_the_square_as_float16(exact: None) -> 
     job = make_job(avatar)
     seen = torch.from_numpy(avatar.image(0)[20:148, 16:144].copy()).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
-        expected = net(torch.from_numpy(job.window)[None, None], seen)
+        points = (torch.from_numpy(landmarks_of(79.5, 83.5, 128)[None, :8]) - torch.tensor([79.5, 83.5])) / 128
+        expected = net(torch.from_numpy(job.window)[None, None], seen, points)
     (face,) = LipEngine(net, "cpu").infer([job])
     assert face.image.shape == (128, 128, 6) and face.image.dtype == np.float16
     np.testing.assert_allclose(face.image, expected[0].permute(1, 2, 0), atol=2e-3)
+
+
+def test_our_engine_knows_a_frame_s_mouth_from_another_s(exact: None) -> None:
+    shut = landmarks_of(80, 80, 96)
+    shut[LOWER_INNER] -= (0, 9)
+    image = landmarked().image(0)
+    frames, boxes = Frames.of(np.stack([image, image])), np.array([BOX, BOX], np.int32)
+    avatar = Avatar("anna", frames, boxes, np.stack([landmarks_of(80, 80, 96), shut]))
+    engine = LipEngine(random_net(our_layout(0.25)), "cpu")
+    together = [face.image for face in engine.infer([make_job(avatar, 0), make_job(avatar, 1)])]
+    again = [engine.infer([make_job(avatar, index)])[0].image for index in (0, 1)]
+    assert abs(together[0].astype(float) - together[1])[..., 3].max() > 0.1
+    np.testing.assert_allclose(np.stack(again), np.stack(together), atol=2e-3)
 
 
 @pytest.mark.parametrize("square", [(79.5, 83.5, 128), (60, 70, 300), (0, 160, 50), (900, 900, 40), (80, 80, 9e6)])

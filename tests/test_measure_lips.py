@@ -13,8 +13,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from core.media import SAMPLE_RATE, Image, Pcm
+from core.media import FPS, SAMPLE_RATE, Image, Pcm
+from nets.syncnet import SyncNet
 from scripts.lips import Report, measure
 from scripts.lips.likeness import landmark_distance, psnr, squared_error, ssim
 from scripts.lips.look import look
@@ -22,7 +24,7 @@ from scripts.lips.meter import closed_on_silence
 from scripts.lips.pictures import Picture, pictures
 from scripts.lips.quality import Change, flicker
 from scripts.lips.seam import seam
-from scripts.lips.second import judged
+from scripts.lips.second import MOST_TICKS, SyncJudge, judged
 from scripts.lips.sound import Sound, read_sound
 from scripts.lips.sync import sync
 from scripts.lips.tracks import LIPS, Points, Track, face_box, lower_half
@@ -241,6 +243,54 @@ def test_the_second_meter_gets_crops_and_mel_of_the_same_time() -> None:
     crops, mel = shown
     assert crops == (50, 64, 64, 3)
     assert mel[0] == 80 and mel[1] == pytest.approx(1.5 * 80, abs=4)
+
+
+class Agreeing:
+    """Stands in for SyncNet: a mouth as bright as the sound is loud goes with it."""
+
+    def see(self, mouths: torch.Tensor) -> torch.Tensor:
+        return self._code(mouths.mean(dim=(2, 3)))
+
+    def hear(self, mel: torch.Tensor) -> torch.Tensor:
+        return self._code(mel[:, 0].mean(dim=1)[:, [0, 3, 6, 10, 13]])  # of 80 a second, where the pictures are
+
+    @staticmethod
+    def _code(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(values - values.mean(dim=1, keepdim=True) + 1e-6, dim=1)
+
+
+def toy(late_s: float, seconds: float = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Mouths (n, 64, 64, 3), as bright as the sound (80, m) is loud, but so much later."""
+    beats = np.random.default_rng(3).uniform(-1, 1, 200)
+
+    def loud(times: np.ndarray) -> np.ndarray:
+        return np.asarray(np.interp(times, np.arange(200) * 0.09 - 3, beats))
+
+    mouths = 128 + 100 * loud(np.arange(0, seconds, 1 / FPS) - late_s)
+    crops = np.repeat(mouths.astype(np.uint8), 64 * 64 * 3).reshape(-1, 64, 64, 3)
+    mel = np.repeat(3 * loud(np.arange(0, seconds, 1 / 80))[None], 80, axis=0).astype(np.float32)
+    return crops, mel
+
+
+@pytest.mark.parametrize("late_ms", [-480, -200, -60, 0, 40, 130, 520])
+def test_the_second_meter_finds_how_late_a_mouth_is(late_ms: int) -> None:
+    offset_ms, confidence = SyncJudge(cast(SyncNet, Agreeing()))(*toy(late_ms / 1000))
+    assert offset_ms == pytest.approx(late_ms, abs=12)
+    assert confidence > 5
+
+
+def test_the_second_meter_is_not_sure_of_what_does_not_belong_together() -> None:
+    judge, (crops, mel) = SyncJudge(cast(SyncNet, Agreeing())), toy(0)
+    _, right = judge(crops, mel)
+    _, wrong = judge(crops, mel[:, ::-1].copy())
+    assert wrong < right / 2
+
+
+def test_the_second_meter_hears_silence_where_sound_is_missing() -> None:
+    crops, mel = toy(0)
+    agreement = SyncJudge(cast(SyncNet, Agreeing())).agreement(crops, mel[:, :-60])
+    assert agreement.shape == (2 * MOST_TICKS + 1,) and np.isfinite(agreement).all()
+    assert agreement.argmax() == MOST_TICKS
 
 
 def test_a_report_says_where_nothing_can_be_told() -> None:

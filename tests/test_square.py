@@ -101,3 +101,13 @@ def test_a_large_square_is_averaged() -> None:
 
 def test_a_square_without_end_takes_no_more_memory_than_the_picture() -> None:
     assert cut_square(PICTURE, (40, 30, 1e9), 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("square", [(39.5, 29.5, 32), (30.2, 33.7, 41.5), (44, 28, 20)])
+def test_a_point_is_where_it_is_in_sides_of_the_square_from_its_middle(square: tuple[float, float, float]) -> None:
+    y, x = np.mgrid[:60, :80]
+    dot = 255 * np.exp(-((x - 42) ** 2 + (y - 31) ** 2) / 2 / 2.5**2)
+    cut = cut_square(np.repeat(dot[..., None], 3, axis=2).astype(np.uint8), square, 64)[..., 0].astype(float)
+    line = (np.arange(64) + 0.5) / 64 - 0.5
+    found = np.array([(cut.sum(axis=0) * line).sum(), (cut.sum(axis=1) * line).sum()]) / cut.sum()
+    np.testing.assert_allclose(found, (np.array([42, 31]) - square[:2]) / square[2], atol=0.01)

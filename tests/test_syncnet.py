@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.errors import BadRequest
-from nets.syncnet import SIZE, TICKS, SyncNet, load_syncnet
+from nets.syncnet import SIZE, TICKS, VISEMES, SyncNet, load_syncnet
 from nets.wav2lip import our_layout, save_wav2lip
 from tests.fakes.nets import random_net
 
@@ -24,6 +24,13 @@ def test_mouths_and_sounds_become_unit_vectors(net: SyncNet) -> None:
         seen, heard = net.see(torch.rand(3, TICKS, SIZE, SIZE)), net.hear(torch.randn(4, 1, 80, 16))
     assert seen.shape == (3, SyncNet.WIDTH) and heard.shape == (4, SyncNet.WIDTH)
     torch.testing.assert_close(torch.cat([seen, heard]).norm(dim=1), torch.ones(7))
+
+
+def test_either_side_tells_the_visemes_of_each_tick(net: SyncNet) -> None:
+    with torch.inference_mode():
+        seen, heard = net.see(torch.rand(3, TICKS, SIZE, SIZE)), net.hear(torch.randn(4, 1, 80, 16))
+        assert net.shapes(seen).shape == (3, TICKS * VISEMES)
+        assert net.shapes(heard).shape == (4, TICKS * VISEMES)
 
 
 def test_brighter_mouths_are_the_same_mouths(net: SyncNet) -> None:

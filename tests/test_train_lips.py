@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import wave
 from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,24 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 import tests.fakes.nets  # noqa: F401, torch on one thread
-from core.avatar import LEFT_EYE, NOSE_BASE, RIGHT_EYE
+from core.avatar import (
+    CHIN,
+    LEFT_CORNER,
+    LEFT_EYE,
+    LOWER_INNER,
+    LOWER_OUTER,
+    NOSE_BASE,
+    RIGHT_CORNER,
+    RIGHT_EYE,
+    UPPER_INNER,
+)
 from core.media import SAMPLE_RATE, TICK_SAMPLES, Pcm
 from nets.mel import MelFeatures
 from nets.syncnet import load_syncnet
 from nets.wav2lip import load_wav2lip, our_layout
 from studio import train_lips
 from studio.lipdata import PAST_COLUMNS, SHIFTS, Films, Sounds
-from studio.train_lips import Run, ahead, sound_stage, start, train
+from studio.train_lips import Run, ahead, importance, out_of_sync, sound_stage, start, train
 
 TICKS = 30  # of each utterance
 WIDTH = 0.25
@@ -51,13 +63,15 @@ def write_film(path: Path, sayings: dict[int, NDArray[np.float32]], rng: np.rand
     """Two scenes of a person who says so many ticks of something in each, as `scripts.presenter.talkers` writes it."""
     n = 2 * (2 + spoken)
     utterance, tick, weights = np.full(n, -1), np.full(n, -1), np.zeros((n, 14), np.float32)
-    landmarks = np.full((n, 10, 2), 90, np.float32)
+    landmarks = np.tile(np.array([80, 90], np.float32), (n, 10, 1))
     landmarks[:, LEFT_EYE], landmarks[:, RIGHT_EYE], landmarks[:, NOSE_BASE] = (45, 10), (115, 10), (80, 62)
+    landmarks[:, LEFT_CORNER], landmarks[:, RIGHT_CORNER] = (60, 90), (100, 90)
     for scene in range(2):
         rows, said = slice(scene * n // 2 + 2, (scene + 1) * n // 2), int(rng.choice(list(sayings)))
         first = int(rng.integers(TICKS - spoken + 1))
         utterance[rows], tick[rows] = said, np.arange(first, first + spoken)
         weights[rows] = sayings[said][first : first + spoken]
+    landmarks[:, [LOWER_INNER, LOWER_OUTER, CHIN], 1] += 20 * weights[:, 1:4] @ np.array([[0.3], [0.6], [1]])
     images = rng.integers(0, 255, (n, 20, 20, 3)).astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     scenes = np.arange(n) // (n // 2)
     np.savez(path, images=images, landmarks=landmarks, weights=weights, scene=scenes, utterance=utterance, tick=tick)
@@ -125,6 +139,66 @@ def test_a_clip_is_what_its_docstring_says(data: Path) -> None:
     assert any(clip.weights.any() for clip in clips)
 
 
+def test_a_clip_shows_each_opening_where_its_points_are(data: Path) -> None:
+    films = Films(data, "train", sounds(data), 128, np.random.default_rng(2))
+    line = (np.arange(128) + 0.5) / 128 - 0.5
+    for clip, _ in zip(films.clips(), range(10), strict=False):
+        lips = clip.points[1:, [UPPER_INNER, LOWER_INNER]]
+        areas = clip.opening.sum(axis=(1, 2))
+        x = (clip.opening.sum(axis=1) * line).sum(axis=1) / areas
+        y = (clip.opening.sum(axis=2) * line).sum(axis=1) / areas
+        np.testing.assert_allclose(x, lips[..., 0].mean(axis=1), atol=0.03)
+        assert (lips[:, 0, 1] - 0.02 < y).all() and (y < lips[:, 1, 1] + 0.02).all()
+        wide, high = np.ptp(clip.points[1:, [LEFT_CORNER, RIGHT_CORNER]], axis=1)[:, 0], np.ptp(lips, axis=1)[:, 1]
+        np.testing.assert_allclose(areas / 128**2, wide * high / 2, atol=0.02)  # a drawn line has its own width
+        assert (clip.points[:, LEFT_CORNER, 0] < clip.points[:, RIGHT_CORNER, 0]).all()  # in a mirror too
+
+
+def test_a_clip_of_some_ticks_only_is_still_heard_whole(data: Path) -> None:
+    clip = next(Films(data, "train", sounds(data), 128, np.random.default_rng(2)).clips())
+    some = clip.only(np.array([3, 1]))
+    for name in ("targets", "mels", "opening"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(clip, name)[[3, 1]])
+    np.testing.assert_array_equal(some.points, clip.points[[0, 4, 2]])
+    for name in ("face", "shifted", "weights"):
+        assert getattr(some, name) is getattr(clip, name)
+
+
+def test_mouths_to_aim_at_are_those_of_the_same_head(data: Path) -> None:
+    mels, before, wanted = Films(data, "train", sounds(data), 128, np.random.default_rng(2)).moves(40)
+    assert mels.shape == (40, 80, 16) and before.shape == wanted.shape == (40, 8, 2)
+    assert {array.dtype for array in (mels, before, wanted)} == {np.dtype(np.float32)}
+    assert np.abs(before).max() < 0.7
+    np.testing.assert_allclose(before[:, NOSE_BASE], wanted[:, NOSE_BASE], atol=1e-5)
+    assert np.abs(before - wanted)[:, LOWER_INNER].max() > 0.03
+    assert (before[:, LEFT_CORNER, 0] < before[:, RIGHT_CORNER, 0]).all()
+
+
+def test_a_picture_counts_most_where_the_mouth_is() -> None:
+    where = torch.tensor([[0.0, 0.0], [-0.2, 0.1]])
+    matter = importance(where, 64)
+    assert matter.shape == (2, 1, 64, 64)
+    assert 1 <= matter.min() < 1.1 and 6.9 < matter.max() <= 7
+    for each, (x, y) in zip(matter[:, 0], where, strict=True):
+        row, column = divmod(int(each.argmax()), 64)
+        assert (column + 0.5) / 64 - 0.5 == pytest.approx(float(x), abs=0.02)
+        assert (row + 0.5) / 64 - 0.5 == pytest.approx(float(y), abs=0.02)
+
+
+def test_mouths_are_judged_by_sound_only_while_they_speak(data: Path, tmp_path: Path) -> None:
+    run = start(options(data, tmp_path))
+    run.sync.eval()
+    clips = [clip for clip, _ in zip(run.train.clips(), range(4), strict=False)]
+    made = torch.rand(4 * 5, 3, 128, 128)
+    silent = [replace(clip, weights=np.zeros_like(clip.weights)) for clip in clips]
+    assert out_of_sync(run, made, silent) == 0
+    spoken = [replace(clip, weights=np.ones_like(clip.weights)) for clip in clips]
+    alone = torch.stack([out_of_sync(run, made[5 * i : 5 * i + 5], [clip]) for i, clip in enumerate(spoken)])
+    assert alone.min() >= 0 and alone.max() <= 2
+    torch.testing.assert_close(out_of_sync(run, made, spoken), alone.mean())
+    torch.testing.assert_close(out_of_sync(run, made, [*silent[:3], spoken[3]]), alone[3])
+
+
 def test_a_film_too_short_is_an_error_and_no_silence(data: Path, tmp_path: Path) -> None:
     write_film(tmp_path / "train_0000.npz", {1: tones(np.random.default_rng(0))[1]}, np.random.default_rng(0), spoken=3)
     films = Films(tmp_path, "train", sounds(data), 128, np.random.default_rng(3))
@@ -147,6 +221,8 @@ def test_in_three_seconds_all_stages_run_and_the_weights_are_written(
     lines = metrics(tmp_path)
     assert [line["stage"] for line in lines if "kind" not in line] == ["sound", "sync", "face"]
     assert [line["stage"] for line in lines if line.get("kind") == "val"] == ["sound", "sync", "face"]
+    (sound, face) = ([line for line in lines if line["stage"] == stage] for stage in ("sound", "face"))
+    assert {"hearing", "aim"} <= sound[0].keys() and {"picture", "aim", "out of sync"} <= face[-1].keys()
     assert all(np.isfinite(value) for line in lines for value in line.values() if not isinstance(value, str))
     assert load_wav2lip(tmp_path / "vivace-lips.pth").layout == our_layout(WIDTH)
     assert load_syncnet(tmp_path / "vivace-sync.pth").sharpness.item() > 2
@@ -187,15 +263,29 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
     assert {line["stage"] for line in metrics(tmp_path)[before:]} == {"face"}
 
 
-def test_hearing_is_learned_where_sounds_tell_what_a_mouth_does(data: Path, tmp_path: Path) -> None:
-    run = start(options(data, tmp_path))
-    parameters, step = sound_stage(run)
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+def learn(run: Run, loss: Callable[[], torch.Tensor], steps: int = 60) -> list[float]:
+    """The losses while the sound stage's parameters learn from `loss` alone."""
+    optimizer = torch.optim.AdamW(sound_stage(run)[0], lr=2e-3)
     losses = []
-    for _ in range(60):
-        losses.append(step()["hearing"])
+    for _ in range(steps):
+        found = loss()
+        torch.autograd.backward(found)
+        losses.append(found.item())
         optimizer.step()
         optimizer.zero_grad()
+    return losses
+
+
+def test_hearing_is_learned_where_sounds_tell_what_a_mouth_does(data: Path, tmp_path: Path) -> None:
+    run = start(options(data, tmp_path))
+    losses = learn(run, lambda: train_lips._hearing_loss(run, 24))
     weights = torch.from_numpy(run.train.sounds.batch(400)[1])
     deaf = min(F.smooth_l1_loss(at * torch.ones_like(weights), weights, beta=0.1) for at in (0, weights.mean(dim=0)))
     assert np.median(losses[-15:]) < 0.6 * deaf
+
+
+def test_aiming_is_learned_where_sounds_tell_what_a_mouth_does(data: Path, tmp_path: Path) -> None:
+    run = start(options(data, tmp_path))
+    losses = learn(run, lambda: train_lips._aiming_loss(run, 24))
+    _, before, wanted = run.train.moves(400)
+    assert np.median(losses[-15:]) < 0.85 * 128 * np.abs(wanted - before).mean()

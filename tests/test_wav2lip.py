@@ -13,8 +13,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import BadRequest
-from nets.wav2lip import PUBLISHED, REACH, Block, Layout, Wav2Lip, compose, load_wav2lip, our_layout, save_wav2lip
-from tests.fakes.nets import random_net
+from nets.wav2lip import (
+    EDGES,
+    PUBLISHED,
+    REACH,
+    Block,
+    Layout,
+    Lips,
+    Wav2Lip,
+    between,
+    compose,
+    load_wav2lip,
+    make,
+    our_layout,
+    save_wav2lip,
+    spread,
+)
+from tests.fakes.nets import mouth, random_net, told
 
 State = dict[str, Tensor]
 
@@ -142,12 +157,12 @@ def test_the_network_computes_what_the_published_one_does_folded_or_not(size: in
 )
 def test_a_face_is_seen_once_for_all_that_it_says(layout: Layout) -> None:
     net = random_net(layout)
-    mels, face = torch.randn(2, 1, 80, 16), torch.rand(1, 3 if layout.layers else 6, layout.size, layout.size)
+    mels, face = torch.randn(2, 1, 80, 16), told(layout)
     with torch.inference_mode():
-        known = net.identity(face)
+        known = net.identity(*face)
         apart = torch.cat([net.speak(mel[None], known) for mel in mels])
         together = net.speak(mels, [part.expand(2, -1, -1, -1) for part in known])
-        whole = net(mels, face.expand(2, -1, -1, -1))
+        whole = net(mels, *(part.expand(2, *part.shape[1:]) for part in face))
     assert (apart[0] - apart[1]).abs().max() > 1e-3
     torch.testing.assert_close(apart, whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
@@ -155,21 +170,110 @@ def test_a_face_is_seen_once_for_all_that_it_says(layout: Layout) -> None:
 
 def test_our_layers_keep_within_their_ranges() -> None:
     net = random_net(our_layout(0.25))
+    assert isinstance(net, Lips)
     with torch.inference_mode():
-        net.get_parameter("output_block.1.bias").copy_(torch.tensor([9.0, -9, 0, 9, 9, -9]) * 9)
-        layers = net(torch.randn(1, 1, 80, 16), torch.rand(1, 3, 128, 128))
+        net.output_block[-1].get_parameter("bias").copy_(torch.tensor([9.0, -9, 0, 9]) * 9)
+        net.flow_block[-1].get_parameter("bias").copy_(torch.tensor([9.0, -9]) * 9)
+        net.mover[-1].get_parameter("weight").zero_()
+        layers = net(torch.randn(1, 1, 80, 16), *told(net.layout))
     assert layers.shape == (1, 6, 128, 128)
     assert layers[:, :4].min() >= 0 and layers[:, :4].max() <= 1
     assert layers[:, 4:].abs().max() <= REACH < 2 * layers[:, 4:].abs().min()
 
 
-def test_our_network_begins_with_the_face_as_it_is() -> None:
+def test_our_network_begins_with_the_face_as_it_is_where_lips_are_closed() -> None:
     torch.manual_seed(0)
-    net, face = Wav2Lip(our_layout(0.25)).eval(), torch.rand(1, 3, 128, 128)
+    net, face = make(our_layout(0.25)).eval(), torch.rand(1, 3, 128, 128)
+    face = F.avg_pool2d(face, 5, 1, 2)  # a face has no noise
     with torch.inference_mode():
-        layers = net(torch.randn(1, 1, 80, 16), face)
-    assert layers[:, 3].mean() < 0.2
+        layers = net(torch.randn(1, 1, 80, 16), face, mouth())
+        difference = (compose(face, layers) - face).abs()
+    assert layers[:, 3].mean() < 0.05
     assert layers[:, 4:].abs().mean() * 128 < 1  # pixel
+    assert difference.mean() < 0.02
+
+
+def test_our_network_answers_another_mouth_with_other_layers() -> None:
+    net, mel, face = random_net(our_layout(0.25)), torch.randn(1, 1, 80, 16), torch.rand(1, 3, 128, 128)
+    with torch.inference_mode():
+        shut, ajar = (net(mel, face, mouth(opening)) for opening in (0, 0.1))
+    assert (shut - ajar)[:, 3].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("layout", [PUBLISHED[96], our_layout(0.25)], ids=["published", "ours"])
+def test_a_network_is_made_that_can_be_asked(layout: Layout) -> None:
+    net = make(layout).eval()
+    with torch.inference_mode():
+        assert net(torch.randn(1, 1, 80, 16), *told(layout)).shape[1] == (6 if layout.layers else 3)
+
+
+def seen_at(picture: Tensor, places: Tensor) -> Tensor:
+    """(n, C): what a picture (1, C, S, S) shows at `places` (n, 2), in sides of the square from its middle."""
+    return F.grid_sample(picture, 2 * places[None, None], align_corners=False)[0, :, 0].T
+
+
+@pytest.mark.parametrize("degrees", [0, 20, -35, 90, 180])
+def test_an_open_mouth_is_open_between_its_lips_only_however_it_is_turned(degrees: float) -> None:
+    points = mouth(0.15, degrees, at=(0.05, -0.02))
+    (turned,) = mouth(0, degrees)
+    across, down = turned[1] / 0.2, turned[6] / 0.3  # unit vectors
+    middle = torch.tensor([0.05, -0.02])
+    inside = torch.stack([middle + x * across + y * down for x, y in ((0, 0), (0, 0.04), (-0.12, 0), (0.12, 0))])
+    outside = torch.stack([middle + x * across + y * down for x, y in ((0, 0.15), (0, -0.15), (0.24, 0), (-0.24, 0))])
+    opening = between(points, 128)
+    assert opening.shape == (1, 1, 128, 128)
+    assert seen_at(opening, inside).min() > 0.95
+    assert seen_at(opening, outside).max() < 0.01
+
+
+def test_the_opening_turns_with_the_mouth() -> None:
+    torch.testing.assert_close(
+        between(mouth(0.1, 90), 64), between(mouth(0.1), 64).rot90(-1, (2, 3)), atol=1e-4, rtol=0
+    )
+
+
+def test_a_closed_mouth_is_a_thin_line_at_most() -> None:
+    closed, ajar = between(mouth(), 128)[0, 0], between(mouth(0.1), 128)[0, 0]
+    assert closed.max() <= 0.25 + 1e-6
+    assert (closed > 0.1).sum(dim=0).max() <= 4  # pixels high
+    assert closed.sum() < 0.2 * ajar.sum()
+
+
+def test_each_opening_is_of_its_own_mouth() -> None:
+    mouths = torch.cat([mouth(0.1), mouth(0.05, 30), mouth()])
+    torch.testing.assert_close(between(mouths, 32), torch.cat([between(each[None], 32) for each in mouths]))
+
+
+@pytest.mark.parametrize("row", range(8))
+def test_what_holds_at_a_point_holds_near_it_and_not_at_the_edges(row: int) -> None:
+    points, values = mouth(0.12), torch.zeros(1, 8, 2)
+    values[0, row] = torch.tensor([1.0, -0.5])
+    field = spread(points, values, 128)
+    at_points = seen_at(field, points[0])
+    torch.testing.assert_close(at_points[row], values[0, row], atol=0.2, rtol=0)
+    assert at_points[[other for other in range(8) if other != row]].abs().max() < 0.2
+    edges = torch.tensor(EDGES) * (1 - 1 / 128)  # the middles of the outermost pixels
+    assert seen_at(field, edges).abs().max() < 0.02
+
+
+def test_what_holds_nowhere_is_spread_nowhere() -> None:
+    assert not spread(mouth(0.1), torch.zeros(1, 8, 2), 32).any()
+
+
+@pytest.mark.parametrize("row", range(8))
+def test_a_flow_that_is_spread_brings_each_point_to_where_it_moves(row: int) -> None:
+    points = mouth(0.02)
+    moved = torch.tensor([[0.03, 0], [-0.03, 0], [0, -0.02], [0, -0.02], [0, 0.06], [0, 0.06], [0, 0.06], [0, 0.01]])
+    line = (torch.arange(128) + 0.5) / 128 - 0.5
+    off = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1) - points[0, row]
+    dot = torch.exp(-(off**2).sum(-1) / 2 / 0.012**2).expand(1, 3, 128, 128)
+    layers = torch.zeros(1, 6, 128, 128)
+    layers[:, 4:] = spread(points + moved, -moved[None], 128)
+    made = compose(dot, layers)[0, 0]
+    y, x = divmod(int(made.argmax()), 128)
+    found = torch.stack([line[x], line[y]])
+    assert made.max() > 0.8
+    torch.testing.assert_close(found, (points[0] + moved)[row], atol=1.6 / 128, rtol=0)
 
 
 def still_layers(n: int = 1, size: int = 32) -> Tensor:
@@ -294,7 +398,7 @@ WIDE = tuple((4096, 16) for _ in range(6))
 )
 def test_a_mad_layout_is_refused_before_anything_is_made_of_it(tmp_path: Path, layout: object) -> None:
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in Wav2Lip(our_layout(0.25)).state_dict().items()}
+        shapes = {key: value.shape for key, value in make(our_layout(0.25)).state_dict().items()}
     state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
     path = save(tmp_path / "mad.pth", {"state_dict": state, "layout": layout})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
