@@ -136,7 +136,8 @@ PUBLISHED = {
 def our_layout(width: float = 1.0) -> Layout:
     """The layout that `studio.train_lips` trains, all channels times `width` (multiples of 8). 5.5 M parameters at 1.
 
-    128 pixels around the mouth; a mel window begins 75 ms before its tick, so that speech need not be heard far ahead.
+    128 pixels around the mouth; a mel window begins 112 ms before its tick, so that speech need not be heard far ahead.
+    (It is learned with 75 ms: the drawn people open their mouths some 40 ms before real ones do.)
     """
 
     def wide(channels: int) -> int:
@@ -145,7 +146,7 @@ def our_layout(width: float = 1.0) -> Layout:
     encoder = tuple((wide(c), n) for c, n in ((16, 0), (32, 1), (64, 1), (96, 1), (160, 1), (192, 1)))
     decoder = tuple((wide(c), n) for c, n in ((256, 0), (192, 0), (160, 1), (128, 1), (64, 1), (32, 1), (16, 0)))
     audio = (16, 48, 96, 192, wide(256))
-    return Layout(128, encoder, 4, wide(192), audio, decoder, wide(32), layers=True, past_columns=6)
+    return Layout(128, encoder, 4, wide(192), audio, decoder, wide(32), layers=True, past_columns=9)
 
 
 class Wav2Lip(nn.Module):
@@ -247,8 +248,9 @@ class Lips(Wav2Lip):
             conv(seen, FLOW_HEAD, 3, 1, 1), *residuals(FLOW_HEAD, 1), nn.Conv2d(FLOW_HEAD, 2, 1)
         )
         self.output_block = nn.Sequential(
-            conv(self._into[-1] + 4, layout.head, 3, 1, 1), *residuals(layout.head, 1), nn.Conv2d(layout.head, 4, 1)
+            conv(self._into[-1] + 4, layout.head, 3, 1, 1), *residuals(layout.head, 1), nn.Conv2d(layout.head, 1, 1)
         )
+        self.painter = Painter(e)
         self._start_with_the_face_itself()
 
     def _start_with_the_face_itself(self) -> None:
@@ -259,7 +261,8 @@ class Lips(Wav2Lip):
 
     def identity(self, face: Tensor, points: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """As Wav2Lip's, of `face` (B, 3, S, S) BGR in [0, 1] with its mouth at `points` (B, 8, 2), which come last."""
-        return *super().identity(face), points.flatten(1)[:, :, None, None].to(face.dtype)
+        skin = face[:, :, face.shape[2] // 4 : -face.shape[2] // 4].mean(dim=(2, 3), keepdim=True)
+        return *super().identity(face), skin, points.flatten(1)[:, :, None, None].to(face.dtype)
 
     def move(self, sound: Tensor, points: Tensor) -> Tensor:
         """How the mouth's points (B, 8, 2) move with the audio encoder's answer (B, e, 1, 1); sides of the square."""
@@ -269,7 +272,7 @@ class Lips(Wav2Lip):
 
     def draw(self, sound: Tensor, identity: Sequence[Tensor], moved: Tensor | None = None) -> Tensor:
         """(B, 6, S, S), from the audio encoder's answer (B, e, 1, 1) on, or from where the points truly moved."""
-        *known, at = identity
+        *known, skin, at = identity
         points = at.float().reshape(-1, POINTS, 2)
         moved = self.move(sound, points) if moved is None else moved
         size, there = self.layout.size, points + moved
@@ -278,11 +281,12 @@ class Lips(Wav2Lip):
         opening = mouth[:, :1]
         guide = torch.cat((motion * size / 4, avg_pool2d(opening, 4)), dim=1).to(sound.dtype)
         x, stage = self._trunk(sound, known, guide)
-        painted = self.output_block(torch.cat((x, mouth.to(x.dtype)), dim=1)).float()
+        painted = self.painter(sound, skin, mouth, points, there).float().sigmoid()
+        sure = self.output_block(torch.cat((x, mouth.to(x.dtype)), dim=1)).float()
         flow = motion + REACH * self.flow_block(stage).float().tanh()
         smooth = interpolate(flow, (size, size), mode="bilinear", align_corners=False)
-        shown = (painted[:, 3:] + SURE * (opening - 0.5)).sigmoid()
-        return torch.cat((painted[:, :3].sigmoid(), shown, smooth), dim=1)
+        shown = (sure + SURE * (opening - 0.5)).sigmoid()
+        return torch.cat((painted, shown, smooth), dim=1)
 
     def _trunk(self, sound: Tensor, known: Sequence[Tensor], guide: Tensor) -> tuple[Tensor, Tensor]:
         """The last stage's answer, (B, _, S, S), and all that is known at S/4."""
@@ -295,6 +299,42 @@ class Lips(Wav2Lip):
             if i == len(stages) + 1 + FLOW_STAGE:
                 found = torch.cat((x, guide), dim=1)
         return last(x), found
+
+
+class Painter(nn.Module):
+    """What is seen between the lips: a colour for every place, from where it is in the mouth and in the face.
+
+    Upper teeth stay where they are while lips move, so each place is told where it is in the mouth at rest, too.
+    """
+
+    TOLD, WAVES = 8, (2, 4, 6, 8)  # numbers about the sound; teeth come again and again
+
+    def __init__(self, heard: int) -> None:
+        super().__init__()
+        self.told = nn.Conv2d(heard, self.TOLD, 1)
+        seen = 4 + 2 + 2 * len(self.WAVES) + 2 + 3 + self.TOLD
+        self.colour = nn.Sequential(
+            *(nn.Conv2d(seen, 48, 1), nn.ReLU()), *(nn.Conv2d(48, 48, 1), nn.ReLU()), nn.Conv2d(48, 3, 1)
+        )
+
+    def forward(self, sound: Tensor, skin: Tensor, mouth: Tensor, rest: Tensor, there: Tensor) -> Tensor:
+        """(B, 3, S, S) before the sigmoid, from the sound, the face's mean colour, `mouth_map`, and both points."""
+        size = mouth.shape[-1]
+        left, right = rest[:, LEFT_CORNER, None], rest[:, RIGHT_CORNER, None]
+        wide = (right - left).norm(dim=-1, keepdim=True).clamp(min=1e-3)
+        along = (right - left) / wide
+        off = (_places(size, rest) - (left + right) / 2) / wide
+        x = (off * along).sum(-1)
+        y = off[..., 1] * along[..., 0] - off[..., 0] * along[..., 1]
+        waves = [wave(torch.pi * k * x) for k in self.WAVES for wave in (torch.sin, torch.cos)]
+        fixed = torch.stack((x.clamp(-1, 1), y.clamp(-1, 1), *waves), dim=1).reshape(len(x), -1, size, size)
+        apart = (there[:, LOWER_INNER] - there[:, UPPER_INNER]).norm(dim=-1)
+        broad = (there[:, RIGHT_CORNER] - there[:, LEFT_CORNER]).norm(dim=-1)
+        shape = torch.stack((apart, broad), dim=1) * 4 / wide[:, 0]
+        about = torch.cat((shape[..., None, None].to(skin.dtype), skin, self.told(sound).to(skin.dtype)), dim=1)
+        maps = torch.cat((mouth.to(skin.dtype), fixed.to(skin.dtype), about.expand(-1, -1, size, size)), dim=1)
+        colour: Tensor = self.colour(maps)
+        return colour
 
 
 def spread(points: Tensor, values: Tensor, size: int) -> Tensor:

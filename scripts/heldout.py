@@ -79,7 +79,7 @@ def figures(scene: Scene, pictures: NDArray[np.uint8], points: Floats, size: int
 
 
 def _opening(points: Floats) -> Floats:
-    return np.linalg.norm(points[:, LOWER_INNER] - points[:, UPPER_INNER], axis=-1)
+    return np.asarray(np.linalg.norm(points[:, LOWER_INNER] - points[:, UPPER_INNER], axis=-1), np.float32)
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 
 from basereal import ENGINES, BaseReal
-from core.audio import decode_audio
 from core.avatar import LOWER_INNER, UPPER_INNER, Avatar, load_avatar, save_avatar
 from core.config import Settings
-from core.media import Image, Pcm
+from core.media import SAMPLE_RATE, Image, Pcm
 from core.square import mouth_square
 from scripts.lips import Report, measure
+from scripts.lips.pictures import pictures
+from scripts.lips.sound import read_sound
 from studio.dub import dub, write_film
 from studio.landmarks import Landmarker
 
@@ -59,6 +60,14 @@ def make_avatar(clip: Path, avatars: Path, model: Path) -> Avatar:
     return load_avatar(avatars, name)
 
 
+def heard(clip: Path) -> Pcm:
+    """The sound of a clip from its first picture on."""
+    sound = read_sound(clip)
+    first, _ = next(iter(pictures(clip)))
+    late = round((sound.start_s - first) * SAMPLE_RATE)
+    return np.pad(sound.pcm, (max(0, late), 0))[max(0, -late) :]
+
+
 def films(clips: list[Path], out: Path, model: Path, modelfile: str) -> Iterator[tuple[Path, str, Path]]:
     """Clip, way and film for every clip and way of dubbing it."""
     engines = {}
@@ -68,7 +77,7 @@ def films(clips: list[Path], out: Path, model: Path, modelfile: str) -> Iterator
             family,
             family.make_engine(Settings(modelfile=modelfile if name == "wav2lip" else "", device="cpu")),
         )
-    sounds = {clip: decode_audio(clip) for clip in clips}
+    sounds = {clip: heard(clip) for clip in clips}
     for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True):
         avatar = make_avatar(clip, out / "avatars", model)
         ways: dict[str, tuple[Iterator[Image], Pcm]] = {

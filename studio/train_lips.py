@@ -32,15 +32,15 @@ from core.avatar import LOWER_INNER, UPPER_INNER
 from core.media import Image
 from nets.syncnet import SIZE as SYNC_SIZE
 from nets.syncnet import TICKS, VISEMES, SyncNet
-from nets.wav2lip import Lips, compose, our_layout, save_wav2lip
+from nets.wav2lip import Lips, compose, mouth_map, our_layout, save_wav2lip
 from studio.lipdata import Clip, Films, Floats, Sounds
 
-STAGES = {"sound": 0.07, "sync": 0.13, "face": 0.80}  # shares of the time
+STAGES = {"sound": 0.1, "sync": 0.2, "paint": 0.15, "face": 0.55}  # shares of the time
 SOUND_BATCH, SYNC_CLIPS, FACE_CLIPS = 128, 32, 10
 PICKED, LATE_CLIPS = 2, 6  # ticks of a clip while most is to be learned; whole clips at the end
 LATE = 0.3  # the share of the last stage in which whole clips are judged by SyncNet too
 MEANING = 20.0  # what telling visemes counts beside telling sounds apart
-LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "face": 2e-3}
+LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "paint": 4e-3, "face": 2e-3}
 WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.05, "inside": 1.0, "shown": 0.2, "calm": 0.4, "out of sync": 0.04}
 AIMING = 0.05  # what a pixel beside the aim counts, where there are no pictures
 KEEP = 0.995  # of the averaged weights, a step
@@ -115,6 +115,7 @@ def train(run: Run) -> None:
     stages: dict[str, Callable[[Run], tuple[Groups, Step]]] = {
         "sound": sound_stage,
         "sync": sync_stage,
+        "paint": paint_stage,
         "face": face_stage,
     }
     for name, stage in stages.items():
@@ -234,6 +235,36 @@ def _masked(mels: Tensor) -> Tensor:
     first = torch.randint(-10, 80, (len(mels), 1, 1), device=mels.device)
     band = torch.arange(80, device=mels.device)[None, :, None]
     return torch.where((band >= first) & (band < first + width), mels.mean(dim=(1, 2), keepdim=True), mels)
+
+
+def paint_stage(run: Run) -> tuple[Groups, Step]:
+    """The painter learns what is seen between lips, from where they truly are; nothing else is needed for it."""
+    run.lips.eval()
+    batches = ahead(run.train, FACE_CLIPS)
+
+    def step() -> dict[str, float]:
+        loss = _painting_loss(run, next(batches))
+        torch.autograd.backward(loss)
+        return {"inside": loss.item()}
+
+    return [{"params": list(run.lips.painter.parameters()), "share": 1.0}], step
+
+
+def _painting_loss(run: Run, clips: list[Clip]) -> Tensor:
+    """How wrong the colours between the lips of `clips` are, mean over what is truly open."""
+    faces = pictures(run, np.stack([clip.face for clip in clips])).repeat_interleave(TICKS, 0)
+    targets = pictures(run, np.concatenate([clip.targets for clip in clips]))
+    opening = _to(run, np.concatenate([clip.opening for clip in clips]))[:, None]
+    points = _to(run, np.stack([clip.points for clip in clips]))
+    rest, there = points[:, :1].expand(-1, TICKS, -1, -1).flatten(0, 1), points[:, 1:].flatten(0, 1)
+    with torch.no_grad(), _fast(run):
+        sound = run.lips.audio_encoder(_to(run, np.concatenate([clip.mels for clip in clips]))[:, None])
+        skin = faces[:, :, faces.shape[2] // 4 : -faces.shape[2] // 4].mean(dim=(2, 3), keepdim=True)
+    with _fast(run):
+        mouth = mouth_map(there, faces.shape[-1])
+        painted = run.lips.painter(sound, skin, mouth, rest, there).float().sigmoid()
+    wrong: Tensor = (opening * (painted - targets).abs()).sum() / (3 * opening.sum() + 1)
+    return wrong
 
 
 def face_stage(run: Run) -> tuple[Groups, Step]:
@@ -382,6 +413,8 @@ def look(run: Run, stage: str) -> None:
             still = np.concatenate([np.repeat(clip.face[None], TICKS, 0) - clip.targets for clip in clips])
             run.log(kind="val", **figures, frozen=float(np.abs(still).mean()))
             cv2.imwrite(str(run.out / "preview.png"), preview(run, clips[:8]))
+        elif stage == "paint":
+            run.log(kind="val", inside=float(_painting_loss(run, clips)))
         elif stage == "sync":
             run.sync.eval()
             loss, meaning, right = _sync_losses(run, [clip for clip in clips if clip.weights.any()])

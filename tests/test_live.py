@@ -73,7 +73,7 @@ async def test_a_livetalking_folder_speaks_through_a_wav2lip_checkpoint(data_dir
     await asyncio.to_thread(_write_checkpoint, checkpoint)
     await asyncio.to_thread(_write_folder, folder)
     imported = ["--avatars", str(data_dir / "avatars"), "--model", str(tmp_path / "no.task")]
-    assert await asyncio.to_thread(import_avatar.main, [str(folder), *imported]) == 0
+    assert import_avatar.main([str(folder), *imported]) == 0
     flags = {"model": "wav2lip", "modelfile": str(checkpoint), "device": "cpu", "avatar_id": "someone"}
     async with serve(data_dir, **flags) as live, connected(live) as peer:
         answered = _count_faces(live)
@@ -93,13 +93,19 @@ async def test_without_weights_the_mouth_is_warped(data_dir: Path, tmp_path: Pat
 
 @pytest.mark.slow
 async def test_an_avatar_without_landmarks_is_refused_by_our_own_network(data_dir: Path, tmp_path: Path) -> None:
-    await asyncio.to_thread(_write_folder, tmp_path / "someone")
-    imported = [str(tmp_path / "someone"), "--avatars", str(data_dir / "avatars"), "--model", str(tmp_path / "no.task")]
-    assert await asyncio.to_thread(import_avatar.main, imported) == 0
+    await asyncio.to_thread(_write_folder, tmp_path / "faceless")
+    imported = [
+        str(tmp_path / "faceless"),
+        "--avatars",
+        str(data_dir / "avatars"),
+        "--model",
+        str(tmp_path / "no.task"),
+    ]
+    assert import_avatar.main([str(tmp_path / "faceless"), *where]) == 0
     async with serve(data_dir, model="auto", device="cpu") as live:
         assert live.house.model == "wav2lip"
         peer = Peer(live)
-        reply = await peer.offer(avatar="someone")
+        reply = await peer.offer(avatar="faceless")
         assert reply["code"] == -1 and "no landmarks" in reply["msg"]
         assert not list(live.house.sessions)
         await peer.close()

@@ -219,8 +219,8 @@ def test_in_three_seconds_all_stages_run_and_the_weights_are_written(
     monkeypatch.setattr("sys.argv", ["train_lips", *(word for key in words for word in (f"--{key}", words[key]))])
     train_lips.main()
     lines = metrics(tmp_path)
-    assert [line["stage"] for line in lines if "kind" not in line] == ["sound", "sync", "face"]
-    assert [line["stage"] for line in lines if line.get("kind") == "val"] == ["sound", "sync", "face"]
+    assert [line["stage"] for line in lines if "kind" not in line] == ["sound", "sync", "paint", "face"]
+    assert [line["stage"] for line in lines if line.get("kind") == "val"] == ["sound", "sync", "paint", "face"]
     (sound, face) = ([line for line in lines if line["stage"] == stage] for stage in ("sound", "face"))
     assert {"hearing", "aim"} <= sound[0].keys() and {"picture", "aim", "out of sync"} <= face[-1].keys()
     assert all(np.isfinite(value) for line in lines for value in line.values() if not isinstance(value, str))
