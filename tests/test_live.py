@@ -101,7 +101,7 @@ async def test_an_avatar_without_landmarks_is_refused_by_our_own_network(data_di
         "--model",
         str(tmp_path / "no.task"),
     ]
-    assert import_avatar.main([str(tmp_path / "faceless"), *where]) == 0
+    assert import_avatar.main(imported) == 0
     async with serve(data_dir, model="auto", device="cpu") as live:
         assert live.house.model == "wav2lip"
         peer = Peer(live)
