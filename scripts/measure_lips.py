@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.errors import VivaceError
 from scripts.lips import measure
+from scripts.lips.second import Judge
 from scripts.lips.tracks import Box
 from studio.landmarks import Landmarker
 
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
                 sound=options.sound,
                 box=options.box,
                 align=options.align,
+                judge=_judge(options.judge) if options.judge else None,
             )
     except VivaceError as error:
         print(json.dumps({"error": str(error)}) if options.json else error, file=None if options.json else sys.stderr)
@@ -44,9 +46,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--align", action="store_true", help="find where the reference begins, up to 0.4 s off")
     parser.add_argument("--sound", type=Path, help="take this sound, from the first picture on, not the video's own")
     parser.add_argument("--box", type=_box, metavar="X1,Y1,X2,Y2", help="the pasted region, where it is known")
+    parser.add_argument("--judge", type=Path, help="a SyncNet of ours to ask too: models/vivace-sync.pth")
     parser.add_argument("--model", type=Path, help="the face landmarker, by default models/face_landmarker.task")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
+
+
+def _judge(path: Path) -> Judge:
+    from nets.syncnet import load_syncnet
+    from scripts.lips.second import SyncJudge
+
+    return SyncJudge(load_syncnet(path))
 
 
 def _box(text: str) -> Box:
