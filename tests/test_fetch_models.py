@@ -699,7 +699,9 @@ def test_a_model_that_is_here_needs_no_writable_folder(shop: Workshop, monkeypat
 def start(shop: Workshop, *argv: str) -> subprocess.Popen[str]:
     """The program as a process of its own, on the shop's manifest and folder."""
     call = [*argv, "--models_dir", str(shop.folder)]
-    script = f"import sys; from pathlib import Path; from scripts.fetch_models import main; \
+    # What runs in the background has SIGINT ignored, and its children too.
+    script = f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); \
+from pathlib import Path; from scripts.fetch_models import main; \
 sys.exit(main({call!r}, Path({str(shop.manifest)!r})))"
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
@@ -758,7 +760,9 @@ def test_the_program_runs_as_a_file_from_anywhere(tmp_path: Path) -> None:
 def test_a_terminal_gets_a_moving_line(host: Host, shop: Workshop) -> None:
     shop.describe(thing=entry(host.put("/a", good)))
     screen, end = pty.openpty()
-    script = f"import sys; from pathlib import Path; from scripts.fetch_models import main; \
+    # What runs in the background has SIGINT ignored, and its children too.
+    script = f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); \
+from pathlib import Path; from scripts.fetch_models import main; \
 sys.exit(main(['thing', '--models_dir', {str(shop.folder)!r}], Path({str(shop.manifest)!r})))"
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=end, stdout=subprocess.DEVNULL) as process:
         process.wait()
