@@ -707,7 +707,7 @@ sys.exit(main({call!r}, Path({str(shop.manifest)!r})))"
 
 
 def test_ctrl_c_keeps_what_came_and_says_so(host: Host, shop: Workshop) -> None:
-    shop.describe(thing=entry(host.put("/a", stalls, stalls, stalls, good)))
+    shop.describe(thing=entry(host.put("/a", stalls, good)))
     with start(shop, "thing") as process:
         assert process.stderr
         while "50 %" not in process.stderr.readline():
