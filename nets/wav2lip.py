@@ -136,8 +136,8 @@ PUBLISHED = {
 def our_layout(width: float = 1.0) -> Layout:
     """The layout that `studio.train_lips` trains, all channels times `width` (multiples of 8). 5.5 M parameters at 1.
 
-    128 pixels around the mouth; a mel window begins 112 ms before its tick, so that speech need not be heard far ahead.
-    (It is learned with 75 ms: the drawn people open their mouths some 40 ms before real ones do.)
+    128 pixels around the mouth; a mel window begins 87 ms before its tick, so that speech need not be heard far ahead.
+    (It is learned with 75 ms: the drawn people open their mouths a little before real ones do.)
     """
 
     def wide(channels: int) -> int:
@@ -146,7 +146,7 @@ def our_layout(width: float = 1.0) -> Layout:
     encoder = tuple((wide(c), n) for c, n in ((16, 0), (32, 1), (64, 1), (96, 1), (160, 1), (192, 1)))
     decoder = tuple((wide(c), n) for c, n in ((256, 0), (192, 0), (160, 1), (128, 1), (64, 1), (32, 1), (16, 0)))
     audio = (16, 48, 96, 192, wide(256))
-    return Layout(128, encoder, 4, wide(192), audio, decoder, wide(32), layers=True, past_columns=9)
+    return Layout(128, encoder, 4, wide(192), audio, decoder, wide(32), layers=True, past_columns=7)
 
 
 class Wav2Lip(nn.Module):

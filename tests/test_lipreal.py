@@ -441,7 +441,7 @@ async def test_an_avatar_without_landmarks_is_refused_by_our_network() -> None:
     with pytest.raises(BadRequest, match="'anna' has no landmarks"):
         session(engine, make_avatar())
     real = session(engine, avatar := landmarked(size=160))
-    assert len(LipReal.make_features(engine).push(np.zeros(1600, np.float32))) == 1
+    assert len(LipReal.make_features(engine).push(np.zeros(2000, np.float32))) == 1
     (face,) = engine.infer([make_job(avatar)])
     assert real.paste(face).shape == (160, 160, 3)
 
