@@ -134,7 +134,7 @@ PUBLISHED = {
 
 
 def our_layout(width: float = 1.0) -> Layout:
-    """The layout that `studio.train_lips` trains, all channels times `width` (multiples of 8). 5.5 M parameters at 1.
+    """The layout that `studio.train_lips` trains, all channels times `width` (multiples of 8). 6.3 M parameters at 1.
 
     128 pixels around the mouth; a mel window begins 87 ms before its tick, so that speech need not be heard far ahead.
     (It is learned with 75 ms: the drawn people open their mouths a little before real ones do.)
@@ -349,11 +349,6 @@ def spread(points: Tensor, values: Tensor, size: int) -> Tensor:
     return field.transpose(1, 2).reshape(-1, 2, size, size)
 
 
-def between(points: Tensor, size: int) -> Tensor:
-    """(B, 1, size, size) in [0, 1]: how much of each place lies between the lips of `points` (B, 8, 2)."""
-    return mouth_map(points, size)[:, :1]
-
-
 def mouth_map(points: Tensor, size: int) -> Tensor:
     """(B, 4, size, size): where each place is in the mouth of `points` (B, 8, 2).
 
@@ -392,7 +387,7 @@ def compose(face: Tensor, layers: Tensor) -> Tensor:
     """The answer of a `layers` network shown: (B, 3, S, S) in [0, 1], from the `face` (B, 3, S, S) it was asked about.
 
     `layers` (B, 6, S, S): a picture BGR in [0, 1], how much of it is shown, in [0, 1], and where else each pixel of the
-    face itself comes from, x and y in [-REACH, REACH] of the face's size. So skin keeps its grain, and only what was
+    face itself comes from, x and y in sizes of the face. So skin keeps its grain, and only what was
     hidden, teeth and tongue, is painted.
     """
     picture, shown, flow = torch.split(layers, [3, 1, 2], dim=1)

@@ -21,10 +21,10 @@ from nets.wav2lip import (
     Layout,
     Lips,
     Wav2Lip,
-    between,
     compose,
     load_wav2lip,
     make,
+    mouth_map,
     our_layout,
     save_wav2lip,
     spread,
@@ -221,7 +221,7 @@ def test_an_open_mouth_is_open_between_its_lips_only_however_it_is_turned(degree
     middle = torch.tensor([0.05, -0.02])
     inside = torch.stack([middle + x * across + y * down for x, y in ((0, 0), (0, 0.04), (-0.12, 0), (0.12, 0))])
     outside = torch.stack([middle + x * across + y * down for x, y in ((0, 0.15), (0, -0.15), (0.24, 0), (-0.24, 0))])
-    opening = between(points, 128)
+    opening = mouth_map(points, 128)[:, :1]
     assert opening.shape == (1, 1, 128, 128)
     assert seen_at(opening, inside).min() > 0.95
     assert seen_at(opening, outside).max() < 0.01
@@ -229,12 +229,12 @@ def test_an_open_mouth_is_open_between_its_lips_only_however_it_is_turned(degree
 
 def test_the_opening_turns_with_the_mouth() -> None:
     torch.testing.assert_close(
-        between(mouth(0.1, 90), 64), between(mouth(0.1), 64).rot90(-1, (2, 3)), atol=1e-4, rtol=0
+        mouth_map(mouth(0.1, 90), 64)[:, :1], mouth_map(mouth(0.1), 64)[:, :1].rot90(-1, (2, 3)), atol=1e-4, rtol=0
     )
 
 
 def test_a_closed_mouth_is_a_thin_line_at_most() -> None:
-    closed, ajar = between(mouth(), 128)[0, 0], between(mouth(0.1), 128)[0, 0]
+    closed, ajar = mouth_map(mouth(), 128)[0, 0], mouth_map(mouth(0.1), 128)[0, 0]
     assert closed.max() <= 0.25 + 1e-6
     assert (closed > 0.1).sum(dim=0).max() <= 4  # pixels high
     assert closed.sum() < 0.2 * ajar.sum()
@@ -242,7 +242,7 @@ def test_a_closed_mouth_is_a_thin_line_at_most() -> None:
 
 def test_each_opening_is_of_its_own_mouth() -> None:
     mouths = torch.cat([mouth(0.1), mouth(0.05, 30), mouth()])
-    torch.testing.assert_close(between(mouths, 32), torch.cat([between(each[None], 32) for each in mouths]))
+    torch.testing.assert_close(mouth_map(mouths, 32), torch.cat([mouth_map(each[None], 32) for each in mouths]))
 
 
 @pytest.mark.parametrize("row", range(8))
