@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Floats = NDArray[np.float32]
+Square = tuple[float, float, float]  # x and y of the middle, and the side; pixels
 
 PUBLISHED, OURS = "wav2lip.pth", "vivace-lips.pth"  # in models/; the first is used if somebody has put it there
 GPU_BATCH = 64
@@ -35,15 +36,14 @@ CPU_BATCH = {96: 4, 128: 8, 256: 1}  # about 100 ms of work, well within what jo
 IDENTITY_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 MAX_SHIFT = 12.0  # levels of brightness that colour matching may add or take
 FACE_MARGIN = 1.1  # of the contour, that a box may change
-LAYERS = 6  # channels of our network's answer
-SQUARE_EDGE = 0.08  # of the square's side, over which our picture fades into the avatar's
+SQUARE_EDGE, WINDOW_EDGE = 0.08, 0.05  # of the square's side, over which what moves, and what is painted, fades away
 
 
 class LipEngine:
     """`core.media.Engine` of Wav2Lip: windows are mel (80, 16).
 
-    Answers of a published network are uint8 (S, S, 3) BGR; of ours float16 (S, S, 6), the layers of
-    `nets.wav2lip.compose`. Folds `net` and keeps it. On a GPU float16, recorded as CUDA graphs; on a CPU bfloat16 where
+    Answers of a published network are uint8 (S, S, 3) BGR; of ours float16 (n,), the numbers of `nets.lips.Layers`.
+    Folds `net` and keeps it. On a GPU float16, recorded as CUDA graphs; on a CPU bfloat16 where
     it has the instructions, else float32. What the network sees of an avatar's frame it sees once. On a CPU, `infer`
     keeps torch to `threads` threads; the other cores are for sessions and encoders.
     """
@@ -73,7 +73,7 @@ class LipEngine:
 
         BadRequest if the checkpoint is not one of Wav2Lip, or there is no such device.
         """
-        from nets.wav2lip import load_wav2lip
+        from nets.checkpoints import load_wav2lip
 
         return cls(load_wav2lip(path), device, threads=threads)
 
@@ -111,7 +111,7 @@ class LipEngine:
         return np.concatenate((masked, whole), axis=2).astype(np.uint8)
 
     def _draw(self, mel: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 or (B, S, S, 6) float16, of (B, 1, 80, 16) and the rows of `_encode`."""
+        """(B, S, S, 3) uint8 or (B, n) float16, of (B, 1, 80, 16) and the rows of `_encode`."""
         import torch
 
         parts = torch.split(known, self._sizes, dim=1)
@@ -119,8 +119,10 @@ class LipEngine:
             part.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
             for part, (channels, height, width) in zip(parts, self._shapes, strict=True)
         ]
-        out = self._net.speak(mel, identity).permute(0, 2, 3, 1)
-        return out.to(torch.float16) if self.layout.layers else out.float().mul(255).round().byte()
+        out = self._net.speak(mel, identity)
+        if not isinstance(out, tuple):
+            return out.permute(0, 2, 3, 1).float().mul(255).round().byte()
+        return torch.cat([part.permute(0, 2, 3, 1).flatten(1).half() for part in out], dim=1)
 
     def _eager(self, mel: Floats, known: torch.Tensor) -> NDArray[Any]:
         import torch
@@ -171,64 +173,97 @@ class LipReal(BaseReal):
 
     @staticmethod
     def paste(face: Face) -> Image:
-        return paste_layers(face) if face.image.shape[2] == LAYERS else paste_box(face)
+        return paste_layers(face) if face.image.ndim == 1 else paste_box(face)
 
 
 def paste_layers(face: Face) -> Image:
-    """The avatar's frame with the layers of our network applied, a new uint8 (H, W, 3). Any thread, about 3 ms.
+    """The avatar's frame with the layers of our network applied, a new uint8 (H, W, 3). Any thread, about 2 ms.
 
     The frame's own pixels are moved, at their own resolution; only what the mouth had hidden is painted.
     """
     avatar, index = face.job.avatar, face.job.avatar_index
     frame = avatar.image(index)
     image = frame.copy()
-    x, y, side = _square(avatar, index)
-    (left, right), (top, bottom) = (_span(at, side, most) for at, most in zip((x, y), avatar.size, strict=True))
-    if left < right and top < bottom:
-        layers = face.image.astype(np.float32)
-        layers[..., :3] *= 255 * layers[..., 3:4]
-        layers[..., 4:] *= side
-        painted, shown, flow = _enlarged(
-            layers * _fade(len(layers)), (x - left, y - top, side), (right - left, bottom - top)
-        )
-        rows, columns = np.mgrid[top:bottom, left:right].astype(np.float32)
-        where = columns + flow[..., 0], rows + flow[..., 1]
-        moved = cv2.remap(frame, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        image[top:bottom, left:right] = np.clip(painted + (1 - shown) * moved + 0.5, 0, 255)
+    square = _square(avatar, index)
+    painted, flow = _layers(face.image)
+    _move(image, frame, square, flow * square[2])
+    _paint(image, square, painted)
     return image
 
 
-def _span(middle: float, side: float, most: int) -> tuple[int, int]:
-    """The first pixel of a square in a row or column of `most`, and the one after the last."""
-    return max(0, int(middle - side / 2)), min(most, int(np.ceil(middle + side / 2)))
+def _layers(answer: NDArray[np.float16]) -> tuple[Floats, Floats]:
+    """`nets.lips.Layers`, float32 (S/2, 3S/4, 4) and (S/4, S/4, 2), of the numbers of one face; faded at their edges.
+
+    The picture is in [0, 255] and already mixed: multiplied by how much of it is shown.
+    """
+    size = round((len(answer) / (3 / 2 + 1 / 8)) ** 0.5)
+    painted, flow = np.split(answer.astype(np.float32), [3 * size * size // 2])
+    painted = painted.reshape(size // 2, -1, 4) * _fade(size // 2, 3 * size // 4, WINDOW_EDGE * size)
+    painted[..., :3] *= 255 * painted[..., 3:]
+    return painted, flow.reshape(size // 4, -1, 2) * _fade(size // 4, size // 4, SQUARE_EDGE * size / 4)
+
+
+def _move(image: Image, frame: Image, square: Square, flow: Floats) -> None:
+    """In `image`, bring each pixel of the square from where it lies in `frame`: `flow` pixels away."""
+    x, y, side = square
+    box = _inside(image, (x - side / 2, y - side / 2, x + side / 2, y + side / 2))
+    if box is None:
+        return
+    left, top, right, bottom = box
+    away = _enlarged(flow, (x - side / 2, y - side / 2), side / len(flow), box)
+    across, down = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
+    cv2.remap(
+        *(frame, away[..., 0] + across, away[..., 1] + down, cv2.INTER_LINEAR),
+        dst=image[top:bottom, left:right],
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def _paint(image: Image, square: Square, painted: Floats) -> None:
+    """Into `image`, lay what is between the lips."""
+    x, y, side = square
+    scale, corner = side / (2 * len(painted)), (x - 3 * side / 8, y - side / 4)
+    box = _inside(image, (*corner, x + 3 * side / 8, y + side / 4))
+    if box is None:
+        return
+    left, top, right, bottom = box
+    new, old = _enlarged(painted, corner, scale, box), image[top:bottom, left:right]
+    old[:] = np.clip(new[..., :3] + (1 - new[..., 3:]) * old + 0.5, 0, 255)
+
+
+def _inside(image: Image, edges: tuple[float, float, float, float]) -> tuple[int, int, int, int] | None:
+    """All pixels of `image` that lie between `edges` (left, top, right, bottom), the last ones excluded."""
+    height, width = image.shape[:2]
+    left, top = max(0, int(edges[0])), max(0, int(edges[1]))
+    right, bottom = min(width, int(np.ceil(edges[2]))), min(height, int(np.ceil(edges[3])))
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def _enlarged(
-    layers: Floats, square: tuple[float, float, float], size: tuple[int, int]
-) -> tuple[Floats, Floats, Floats]:
-    """Picture (h, w, 3), share (h, w, 1) and flow (h, w, 2) of `layers` where they lie in a region of `size`.
+    maps: Floats, corner: tuple[float, float], scale: float, box: tuple[int, int, int, int]
+) -> NDArray[np.float32]:
+    """`maps` (h, w, n) as they lie in `box`, if each of their pixels is `scale` large and `corner` is where they begin.
 
-    `square` is the middle and the side of what they belong to, in pixels of the region.
+    Nothing lies around them.
     """
-    x, y, side = square
-    scale, middle = len(layers) / side, (len(layers) - 1) / 2
-    matrix = np.array([[scale, 0, middle - x * scale], [0, scale, middle - y * scale]])
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # of four channels at most
-    shown = np.asarray(cv2.warpAffine(layers[..., :4], matrix, size, flags=how), np.float32)
-    flow = np.asarray(cv2.warpAffine(layers[..., 4:], matrix, size, flags=how), np.float32)
-    return shown[..., :3], shown[..., 3:], flow
+    left, top, right, bottom = box
+    matrix = np.array(
+        [[1 / scale, 0, (left - corner[0]) / scale - 0.5], [0, 1 / scale, (top - corner[1]) / scale - 0.5]]
+    )
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(maps, matrix, (right - left, bottom - top), flags=how), np.float32)
 
 
 @lru_cache(4)
-def _fade(size: int) -> Floats:
-    """(S, S, 6): what layers are multiplied by, so that nothing happens at the edges of the square."""
-    line = _rise(np.minimum(np.arange(size), np.arange(size)[::-1]) / size, SQUARE_EDGE)
-    edges = np.repeat(np.outer(line, line)[..., None], 6, axis=2).astype(np.float32)
-    edges.flags.writeable = False
-    return edges
+def _fade(height: int, width: int, over: float) -> Floats:
+    """(h, w, 1): what maps are multiplied by to fade: nothing at their edges, all `over` pixels from them."""
+    rows, columns = (_rise(np.minimum(np.arange(n), np.arange(n)[::-1]), over) for n in (height, width))
+    fade = np.outer(rows, columns)[..., None].astype(np.float32)
+    fade.flags.writeable = False
+    return fade
 
 
-def _square(avatar: Avatar, index: int) -> tuple[float, float, float]:
+def _square(avatar: Avatar, index: int) -> Square:
     """x and y of the middle, and the side, of the square our network sees; pixels."""
     assert avatar.landmarks is not None
     x, y, side = mouth_square(avatar.landmarks[index]).tolist()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from core.errors import BadRequest
-from nets.wav2lip import DAMAGE, conv, read_weights, residuals
+from nets.checkpoints import DAMAGE, read_weights
+from nets.wav2lip import conv, residuals
 
 TICKS = 5  # 200 ms: as many pictures as one mel window covers
 SIZE = 64  # pixels of a grey mouth square

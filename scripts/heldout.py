@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from core.avatar import LOWER_INNER, UPPER_INNER
 from core.media import Image
 from core.square import cut_square, mouth_square
-from nets.wav2lip import Lips, compose, load_wav2lip
+from nets.checkpoints import load_wav2lip
+from nets.lips import Lips, compose
 from scripts.lips.likeness import psnr, squared_error, ssim
 from studio.lipdata import Sounds
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from basereal import ENGINES, BaseReal
 from core.avatar import LOWER_INNER, UPPER_INNER, Avatar, load_avatar, save_avatar
@@ -29,25 +30,34 @@ from scripts.lips.sound import read_sound
 from studio.dub import dub, write_film
 from studio.landmarks import Landmarker
 
+MOUTH_ROWS = 8  # of the landmarks: `Avatar.mouth`
 HEADS = ("offset ms", "correlation", "confidence", "LMD %", "PSNR dB", "SSIM", "sharpness", "seam", "flicker")
 
 
-def frozen(avatar: Avatar) -> Iterator[Image]:
-    """The frames of `avatar` with the mouth of the one whose lips are closest together in all of them."""
+def frozen(avatar: Avatar) -> tuple[Iterator[Image], NDArray[np.float32]]:
+    """The frames of `avatar` with the mouth of the one whose lips are closest together in all of them; the landmarks
+    that go with them: nothing tells where the mouth truly was.
+    """
     assert avatar.landmarks is not None
     gap = np.linalg.norm(avatar.landmarks[:, LOWER_INNER] - avatar.landmarks[:, UPPER_INNER], axis=1)
     still = int(gap.argmin())
-    x0, y0, side0 = mouth_square(avatar.landmarks[still]).tolist()
-    for i in range(len(avatar.frames)):
-        frame = avatar.image(i)
-        x, y, side = mouth_square(avatar.landmarks[i]).tolist()
-        scale = side / side0
-        moved = np.array([[scale, 0, x - x0 * scale], [0, scale, y - y0 * scale]])
-        mouth = cv2.warpAffine(avatar.image(still), moved, avatar.size, flags=cv2.INTER_CUBIC)
-        rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
-        away = np.hypot((columns - x) / (0.40 * side), (rows - y - 0.06 * side) / (0.44 * side))
-        mask = np.clip((1 - away) / 0.25, 0, 1)[..., None]
-        yield np.asarray(mask * mouth + (1 - mask) * frame + 0.5, np.uint8)
+    squares = [mouth_square(each).tolist() for each in avatar.landmarks]
+    x0, y0, side0 = squares[still]
+    mouth = (avatar.landmarks[still, :MOUTH_ROWS] - [x0, y0]) / side0
+    landmarks = avatar.landmarks.copy()
+    landmarks[:, :MOUTH_ROWS] = [side * mouth + [x, y] for x, y, side in squares]
+    return (_frozen(avatar, i, still, squares) for i in range(len(avatar.frames))), landmarks
+
+
+def _frozen(avatar: Avatar, i: int, still: int, squares: list[list[float]]) -> Image:
+    (x, y, side), (x0, y0, side0) = squares[i], squares[still]
+    frame, scale = avatar.image(i), side / side0
+    moved = np.array([[scale, 0, x - x0 * scale], [0, scale, y - y0 * scale]])
+    mouth = cv2.warpAffine(avatar.image(still), moved, avatar.size, flags=cv2.INTER_CUBIC)
+    rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
+    away = np.hypot((columns - x) / (0.40 * side), (rows - y - 0.06 * side) / (0.44 * side))
+    mask = np.clip((1 - away) / 0.25, 0, 1)[..., None]
+    return np.asarray(mask * mouth + (1 - mask) * frame + 0.5, np.uint8)
 
 
 def make_avatar(clip: Path, avatars: Path, model: Path) -> Avatar:
@@ -56,7 +66,8 @@ def make_avatar(clip: Path, avatars: Path, model: Path) -> Avatar:
     subprocess.run([*command, "--avatars", str(avatars), "--model", str(model)], check=True, capture_output=True)
     whole = load_avatar(avatars, clip.stem)
     name = f"{clip.stem}-frozen"
-    save_avatar(avatars, name, frozen(whole), whole.boxes, whole.landmarks, crf=8, replace=True)
+    pictures, landmarks = frozen(whole)
+    save_avatar(avatars, name, pictures, whole.boxes, landmarks, crf=8, replace=True)
     return load_avatar(avatars, name)
 
 

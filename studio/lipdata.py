@@ -20,7 +20,7 @@ from core.avatar import LEFT_CORNER, LOWER_INNER, RIGHT_CORNER, UPPER_INNER
 from core.media import SAMPLE_RATE, TICK_SAMPLES
 from core.square import mouth_square
 from nets.mel import HOP_SAMPLES, PRE_EMPHASIS, WINDOW_COLUMNS, mel_columns
-from nets.syncnet import TICKS
+from nets.syncnet import TICKS, VISEMES
 
 Floats = NDArray[np.float32]
 
@@ -28,6 +28,10 @@ PAST_COLUMNS = 6
 AROUND_SAMPLES = 64 * HOP_SAMPLES  # kept before and after an utterance
 SHIFTS = (-10, -5, -3, 3, 5, 10)  # ticks: sounds that do not belong
 EARS = 4  # how many ways each utterance is heard: clean, and in so many rooms
+NOTHING = 0.05  # of all sounds are none
+AT_REST = 0.5  # of faces, before they are redrawn
+CLEARNESS = np.float32(1.3)  # of mouths to aim at, over what the weights say
+CLOSURES = 2  # the first visemes: lips that meet cannot meet more
 FLOOR = np.float32(-4)
 
 
@@ -76,16 +80,19 @@ class Sounds:
         start = AROUND_SAMPLES // HOP_SAMPLES + tick * TICK_SAMPLES // HOP_SAMPLES - past
         return np.asarray(self.mels[utterance][ear, :, start : start + WINDOW_COLUMNS], np.float32)
 
+    def anything(self, past: int = PAST_COLUMNS, ticks: int = 1) -> tuple[Floats, Floats]:
+        """A window (80, 16) of anything anywhere, and the weights (ticks, 14) from its tick on; at times of nothing."""
+        if self.rng.random() < NOTHING:
+            return self._nothing(), np.zeros((ticks, VISEMES), np.float32)
+        utterance = int(self.rng.choice(self._names))
+        tick = int(self.rng.integers(len(self.weights[utterance]) - ticks + 1))
+        mel = self.window(utterance, tick, int(self.rng.integers(EARS)), past)
+        return mel, self.weights[utterance][tick : tick + ticks]
+
     def batch(self, n: int, past: int = PAST_COLUMNS, ticks: int = 1) -> tuple[Floats, Floats]:
-        """`n` windows of anything anywhere, (n, 80, 16), and the weights (n, ticks * 14) from their ticks on."""
-        names = self.rng.choice(self._names, n)
-        starts = [int(self.rng.integers(len(self.weights[u]) - ticks + 1)) for u in names]
-        ears = self.rng.integers(EARS, size=n)
-        mels = [self.window(u, t, e, past) for u, t, e in zip(names, starts, ears, strict=True)]
-        weights = [self.weights[u][t : t + ticks].ravel() for u, t in zip(names, starts, strict=True)]
-        for i in self.rng.choice(n, n // 20, replace=False):
-            mels[i], weights[i] = self._nothing(), np.zeros_like(weights[i])
-        return np.stack(mels), np.stack(weights)
+        """`n` times `anything`: (n, 80, 16) and (n, ticks * 14)."""
+        mels, weights = zip(*(self.anything(past, ticks) for _ in range(n)), strict=True)
+        return np.stack(mels), np.stack(weights).reshape(n, -1)
 
     @cached_property
     def _names(self) -> list[int]:
@@ -103,6 +110,16 @@ class Sounds:
         padded = np.pad(pcm, AROUND_SAMPLES)
         heard = [padded, *(in_a_room(padded, rng) for _ in range(EARS - 1))]
         return np.stack([columns_of(sound) for sound in heard]).astype(np.float16)
+
+
+def posed(reach: Floats, weights: Floats) -> Floats:
+    """Landmarks (n, 10, 2) of a face with `weights` (n, 14) of visemes, spoken so that nobody asks again.
+
+    `reach` (15, 10, 2): at rest, and for each viseme alone.
+    """
+    clear = weights * CLEARNESS
+    clear[:, :CLOSURES] = weights[:, :CLOSURES]
+    return np.asarray(reach[0] + np.tensordot(clear, reach[1:] - reach[0], axes=1), np.float32)
 
 
 def _turned(marks: Floats, matrix: NDArray[np.float64]) -> Floats:
@@ -194,20 +211,21 @@ class Films:
         return Clip(finished[0], finished[1:], mels, shifted, weights, points, opening(turned[1:, :8], self.size))
 
     def moves(self, n: int) -> tuple[Floats, Floats, Floats]:
-        """`n` times a mel window (80, 16), and the mouth (8, 2) of a face before and while it says that."""
+        """`n` times a mel window (80, 16), and the mouth (8, 2) of a face before and while it says that.
+
+        Anybody says anything here, not only what was filmed: where a mouth is follows from its visemes.
+        """
         rng = self.rng
-        mels, before, wanted = [], [], []
+        mels, mouths = [], []
         for i in rng.integers(len(self.people), size=n):
-            person = self.people[i]
-            scene = np.flatnonzero(person["scene"] == rng.integers(person["scene"].max() + 1))
-            face, target = rng.choice(scene[:2] if rng.random() < 0.5 else scene), rng.choice(scene)
-            matrix = self._askew(person["landmarks"][face], hard=True)
-            points = (_turned(person["landmarks"][[face, target]], matrix)[:, :8] + 0.5) / self.size - 0.5
-            utterance, tick = int(person["utterance"][target]), int(person["tick"][target])
-            mels.append(self.sounds.window(utterance, tick, int(rng.integers(EARS))))
-            before.append(points[0])
-            wanted.append(points[1])
-        return np.stack(mels), np.stack(before).astype(np.float32), np.stack(wanted).astype(np.float32)
+            reach = self.people[i]["reach"]
+            mel, said = self.sounds.anything()
+            before = np.zeros_like(said) if rng.random() < AT_REST else self.sounds.anything()[1]
+            marks = posed(reach[rng.integers(len(reach))], np.concatenate([before, said]))
+            mels.append(mel)
+            mouths.append((_turned(marks, self._askew(marks[0], hard=True))[:, :8] + 0.5) / self.size - 0.5)
+        pairs = np.stack(mouths).astype(np.float32)
+        return np.stack(mels), pairs[:, 0], pairs[:, 1]
 
     def _crop(self, pictures: NDArray[np.uint8], marks: Floats, *, hard: bool) -> tuple[NDArray[np.uint8], Floats]:
         """All pictures through the face's square, which is never quite right; landmarks along."""

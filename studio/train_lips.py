@@ -30,9 +30,10 @@ from torch.nn import functional as F
 
 from core.avatar import LOWER_INNER, UPPER_INNER
 from core.media import Image
+from nets.checkpoints import save_wav2lip
+from nets.lips import Layers, Lips, compose, framed, mouth_map, our_layout, window
 from nets.syncnet import SIZE as SYNC_SIZE
 from nets.syncnet import TICKS, VISEMES, SyncNet
-from nets.wav2lip import Lips, compose, mouth_map, our_layout, save_wav2lip
 from studio.lipdata import Clip, Films, Floats, Sounds
 
 STAGES = {"sound": 0.1, "sync": 0.2, "paint": 0.15, "face": 0.55}  # shares of the time
@@ -41,8 +42,9 @@ PICKED, LATE_CLIPS = 2, 6  # ticks of a clip while most is to be learned; whole 
 LATE = 0.3  # the share of the last stage in which whole clips are judged by SyncNet too
 MEANING = 20.0  # what telling visemes counts beside telling sounds apart
 LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "paint": 4e-3, "face": 2e-3}
-WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.05, "inside": 1.0, "shown": 0.2, "calm": 0.4, "out of sync": 0.04}
+WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.05, "inside": 1.0, "shown": 0.2, "calm": 0.1, "out of sync": 0.04}
 AIMING = 0.05  # what a pixel beside the aim counts, where there are no pictures
+FAR = 4.0  # pixels beside the aim from which on each counts the same; below, the mean is learned, not the median
 KEEP = 0.995  # of the averaged weights, a step
 SAVE_EVERY_S = 120
 LOG_EVERY_S = 30
@@ -187,7 +189,8 @@ def _aiming_loss(run: Run, n: int) -> Tensor:
     with _fast(run):
         sound = run.lips.audio_encoder(_to(run, mels)[:, None])
         moved = run.lips.move(sound, _to(run, points))
-    return run.train.size * (moved - _to(run, wanted - points)).abs().mean()
+    off = run.train.size * (moved - _to(run, wanted - points))
+    return F.smooth_l1_loss(off, torch.zeros_like(off), beta=FAR)
 
 
 def sync_stage(run: Run) -> tuple[Groups, Step]:
@@ -254,7 +257,7 @@ def _painting_loss(run: Run, clips: list[Clip]) -> Tensor:
     """How wrong the colours between the lips of `clips` are, mean over what is truly open."""
     faces = pictures(run, np.stack([clip.face for clip in clips])).repeat_interleave(TICKS, 0)
     targets = pictures(run, np.concatenate([clip.targets for clip in clips]))
-    opening = _to(run, np.concatenate([clip.opening for clip in clips]))[:, None]
+    opening = window(_to(run, np.concatenate([clip.opening for clip in clips]))[:, None])
     points = _to(run, np.stack([clip.points for clip in clips]))
     rest, there = points[:, :1].expand(-1, TICKS, -1, -1).flatten(0, 1), points[:, 1:].flatten(0, 1)
     with torch.no_grad(), _fast(run):
@@ -263,7 +266,7 @@ def _painting_loss(run: Run, clips: list[Clip]) -> Tensor:
     with _fast(run):
         mouth = mouth_map(there, faces.shape[-1])
         painted = run.lips.painter(sound, skin, mouth, rest, there).float().sigmoid()
-    wrong: Tensor = (opening * (painted - targets).abs()).sum() / (3 * opening.sum() + 1)
+    wrong: Tensor = (opening * (painted - window(targets)).abs()).sum() / (3 * opening.sum() + 1)
     return wrong
 
 
@@ -326,7 +329,7 @@ def _face_losses(run: Run, net: Lips, clips: list[Clip], *, guided: bool) -> dic
     targets = pictures(run, np.concatenate([clip.targets for clip in clips]))
     mels = _to(run, np.concatenate([clip.mels for clip in clips]))
     points = _to(run, np.stack([clip.points for clip in clips]))
-    opening = _to(run, np.concatenate([clip.opening for clip in clips]))[:, None]
+    opening = window(_to(run, np.concatenate([clip.opening for clip in clips]))[:, None])
     with _fast(run):
         noisy = faces + 0.03 * torch.rand(len(faces), 1, 1, 1, device=run.device) * torch.randn_like(faces)
         told = points[:, 0] + (0.005 * torch.randn_like(points[:, 0]) if net.training else 0)
@@ -334,20 +337,20 @@ def _face_losses(run: Run, net: Lips, clips: list[Clip], *, guided: bool) -> dic
         identity = [feature.repeat_interleave(ticks, 0) for feature in known]
         sound = net.audio_encoder(mels[:, None])
         truly = (points[:, 1:] - points[:, :1]).flatten(0, 1)
-        layers = net.draw(sound, identity, truly if guided else None).float()
+        layers = net.draw(sound, identity, truly if guided else None)
         moved = net.move(sound, told.repeat_interleave(ticks, 0))
     made = compose(faces.repeat_interleave(ticks, 0), layers)
     matter = importance(points[:, 1:, [UPPER_INNER, LOWER_INNER]].mean(2).flatten(0, 1), faces.shape[-1])
     difference = made - targets
-    painted, shown, flow = torch.split(layers, [3, 1, 2], dim=1)
+    painted, shown = torch.split(layers.painted, [3, 1], dim=1)
     return {
         "picture": torch.stack([(at * part.abs()).mean() for at, part in scales(matter, difference)]).sum(),
         "edges": (matter[..., 1:] * difference.diff(dim=-1).abs()).mean()
         + (matter[..., 1:, :] * difference.diff(dim=-2).abs()).mean(),
         "aim": faces.shape[-1] * (moved - truly).abs().mean(),
-        "inside": (opening * (painted - targets).abs()).sum() / (3 * opening.sum() + 1),
+        "inside": (opening * (painted - window(targets)).abs()).sum() / (3 * opening.sum() + 1),
         "shown": F.binary_cross_entropy(shown.clamp(1e-4, 1 - 1e-4), opening, 1 + 4 * opening),
-        "calm": flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean(),
+        "calm": layers.flow.diff(dim=-1).abs().mean() + layers.flow.diff(dim=-2).abs().mean(),
     } | ({"out of sync": out_of_sync(run, made, clips)} if ticks == TICKS else {})
 
 
@@ -435,16 +438,16 @@ def preview(run: Run, clips: list[Clip]) -> Image:
     rows = []
     for i, clip in enumerate(clips):
         made, layers = _redrawn(run, faces[i : i + 1].expand(TICKS, -1, -1, -1), clip)
-        painted = (layers[:, 3:4] * layers[:, :3]).clamp(0, 1)
+        painted = framed(layers.painted[:, 3:] * layers.painted[:, :3])
         wanted = pictures(run, clip.targets)
         row = torch.cat([faces[i : i + 1], wanted[::2], made[::2], painted[::2]])
         rows.append(np.hstack(list((row.permute(0, 2, 3, 1).clamp(0, 1) * 255).byte().cpu().numpy())))
     return np.vstack(rows)
 
 
-def _redrawn(run: Run, faces: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+def _redrawn(run: Run, faces: Tensor, clip: Clip) -> tuple[Tensor, Layers]:
     points = _to(run, clip.points[:1]).expand(len(faces), -1, -1)
-    layers = run.averaged(_to(run, clip.mels)[:, None], faces, points).float()
+    layers: Layers = run.averaged(_to(run, clip.mels)[:, None], faces, points)
     return compose(faces, layers), layers
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nets.graphs import Graphs
-from nets.wav2lip import our_layout
+from nets.lips import our_layout
 from tests.fakes.nets import random_net, told
 
 LARGEST, WIDTH = 8, 24

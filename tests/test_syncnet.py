@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from core.errors import BadRequest
+from nets.checkpoints import save_wav2lip
+from nets.lips import our_layout
 from nets.syncnet import SIZE, TICKS, VISEMES, SyncNet, load_syncnet
-from nets.wav2lip import our_layout, save_wav2lip
 from tests.fakes.nets import random_net
 
 

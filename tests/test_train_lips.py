@@ -30,11 +30,12 @@ from core.avatar import (
     UPPER_INNER,
 )
 from core.media import SAMPLE_RATE, TICK_SAMPLES, Pcm
+from nets.checkpoints import load_wav2lip
+from nets.lips import our_layout
 from nets.mel import MelFeatures
 from nets.syncnet import load_syncnet
-from nets.wav2lip import load_wav2lip, our_layout
 from studio import train_lips
-from studio.lipdata import PAST_COLUMNS, SHIFTS, Films, Sounds
+from studio.lipdata import CLEARNESS, PAST_COLUMNS, SHIFTS, Films, Sounds, posed
 from studio.train_lips import Run, ahead, importance, out_of_sync, sound_stage, start, train
 
 TICKS = 30  # of each utterance
@@ -67,14 +68,26 @@ def write_film(path: Path, sayings: dict[int, NDArray[np.float32]], rng: np.rand
     landmarks[:, LEFT_EYE], landmarks[:, RIGHT_EYE], landmarks[:, NOSE_BASE] = (45, 10), (115, 10), (80, 62)
     landmarks[:, LEFT_CORNER], landmarks[:, RIGHT_CORNER] = (60, 90), (100, 90)
     for scene in range(2):
-        rows, said = slice(scene * n // 2 + 2, (scene + 1) * n // 2), int(rng.choice(list(sayings)))
+        rows, number = slice(scene * n // 2 + 2, (scene + 1) * n // 2), int(rng.choice(list(sayings)))
         first = int(rng.integers(TICKS - spoken + 1))
-        utterance[rows], tick[rows] = said, np.arange(first, first + spoken)
-        weights[rows] = sayings[said][first : first + spoken]
-    landmarks[:, [LOWER_INNER, LOWER_OUTER, CHIN], 1] += 20 * weights[:, 1:4] @ np.array([[0.3], [0.6], [1]])
+        utterance[rows], tick[rows] = number, np.arange(first, first + spoken)
+        weights[rows] = sayings[number][first : first + spoken]
+    reach = np.tile(landmarks[0], (2, 15, 1, 1))
+    for viseme, opening in enumerate((0.3, 0.6, 1), 1):
+        landmarks[:, [LOWER_INNER, LOWER_OUTER, CHIN], 1] += 20 * opening * weights[:, [viseme]]
+        reach[:, 1 + viseme, [LOWER_INNER, LOWER_OUTER, CHIN], 1] += 20 * opening
     images = rng.integers(0, 255, (n, 20, 20, 3)).astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     scenes = np.arange(n) // (n // 2)
-    np.savez(path, images=images, landmarks=landmarks, weights=weights, scene=scenes, utterance=utterance, tick=tick)
+    np.savez(
+        path,
+        images=images,
+        landmarks=landmarks,
+        reach=reach,
+        weights=weights,
+        scene=scenes,
+        utterance=utterance,
+        tick=tick,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +185,12 @@ def test_mouths_to_aim_at_are_those_of_the_same_head(data: Path) -> None:
     np.testing.assert_allclose(before[:, NOSE_BASE], wanted[:, NOSE_BASE], atol=1e-5)
     assert np.abs(before - wanted)[:, LOWER_INNER].max() > 0.03
     assert (before[:, LEFT_CORNER, 0] < before[:, RIGHT_CORNER, 0]).all()
+
+
+def test_whoever_speaks_clearly_opens_wider_and_closes_as_before() -> None:
+    reach, weights = np.zeros((15, 10, 2), np.float32), np.eye(14, dtype=np.float32)[[0, 1, 9]]
+    reach[[1, 2, 10], LOWER_INNER] = [(0, -2), (0, -3), (0, 10)]
+    np.testing.assert_allclose(posed(reach, weights)[:, LOWER_INNER, 1], np.array([-2, -3, 10 * CLEARNESS]))
 
 
 def test_a_picture_counts_most_where_the_mouth_is() -> None:

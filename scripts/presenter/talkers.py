@@ -6,6 +6,8 @@ One file a person, `<split>_<number>.npz`: `images` uint8 (n, 160, 160, 3) BGR, 
 (rows of `core.avatar`, without the oval), `weights` float32 (n, 14) of `speaking.VISEMES`, and for each picture
 `scene`, `utterance` (number of the sound) and `tick` (the 40 ms of the sound it shows). The head is still within a
 scene, and the first RESTS pictures of each are of a mouth at rest: `utterance` and `tick` are -1 there.
+`reach` float32 (scenes, 15, 10, 2) is where the landmarks are at rest, and with each viseme alone: they follow
+from weights linearly, to a few hundredths of a pixel.
 `sayings_<split>.npz` holds `utterance`, `tick` and `weights` of everything that the speech set says in that split.
 """
 
@@ -203,6 +205,20 @@ class Sayings:
         return {name: np.concatenate(values) for name, values in rows.items()}
 
 
+def reach(figure: Figure, scene: Scene) -> NDArray[np.float32]:
+    """(15, 10, 2): the landmarks in `scene` at rest, and with each of VISEMES alone."""
+    camera = close_up(figure, scene)
+    shapes = [{}, *({f"viseme_{name}": 1.0} for name in VISEMES)]
+    bases = [figure.pose(replace(scene.pose, weights={**scene.pose.weights, **shape}), ())[0] for shape in shapes]
+    return np.stack([marks(figure, base, camera) for base in bases])
+
+
+def marks(figure: Figure, base: Points, camera: Camera) -> NDArray[np.float32]:
+    """(10, 2) pixels: the mouth and the eyes of the posed base mesh."""
+    where = [mouth_points(base, camera, SIZE), camera.project(eyes(figure, base), SIZE)]
+    return np.concatenate(where).astype(np.float32)
+
+
 def film(pack: Pack, sayings: Sayings, seed: int) -> dict[str, NDArray[Any]]:
     """One person's close-ups, as the module says."""
     rng = np.random.default_rng(seed)
@@ -222,13 +238,13 @@ def film(pack: Pack, sayings: Sayings, seed: int) -> dict[str, NDArray[Any]]:
             said[:2] = weights[:2]  # closures are whole or they are none
             spoken = {f"viseme_{name}": float(weight) for name, weight in zip(VISEMES, said, strict=True)}
             image, base = booth.shoot(replace(scene.pose, weights={**scene.pose.weights, **spoken}))
-            marks = np.concatenate([mouth_points(base, camera, SIZE), camera.project(eyes(figure, base), SIZE)])
-            for name, value in (("images", image), ("landmarks", marks.astype(np.float32)), ("weights", said)):
+            for name, value in (("images", image), ("landmarks", marks(figure, base, camera)), ("weights", said)):
                 rows[name].append(value)
             for name, count in (("scene", number), ("utterance", utterance), ("tick", tick)):
                 rows[name].append(count)
     booth.release()
-    return {name: np.stack(values) for name, values in rows.items()}
+    reaches = np.stack([reach(figure, scene) for scene in scenes])
+    return {name: np.stack(values) for name, values in rows.items()} | {"reach": reaches}
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from core.avatar import CHIN, LEFT_CORNER, LOWER_INNER, LOWER_OUTER, NOSE_BASE, RIGHT_CORNER, UPPER_INNER, UPPER_OUTER
-from nets.wav2lip import Layout, Lips, Wav2Lip, make
+from nets.checkpoints import make
+from nets.lips import Lips
+from nets.wav2lip import Layout, Wav2Lip
 
 torch.set_num_threads(1)  # two that wait for each other on a busy machine take many times as long
 
