@@ -468,7 +468,14 @@ def _read_list(file: str, kind: TypeAdapter[list[T]]) -> list[T]:
 
 
 def _voice_settings(settings: Settings) -> VoiceSettings:
-    return VoiceSettings(settings.REF_FILE, settings.REF_TEXT, settings.TTS_SERVER, settings.tts_timeout_s)
+    return VoiceSettings(
+        default_voice=settings.REF_FILE,
+        ref_text=settings.REF_TEXT,
+        server=settings.TTS_SERVER,
+        timeout_s=settings.tts_timeout_s,
+        voices=settings.data_dir / "voices",
+        models=settings.models_dir,
+    )
 
 
 def _make_llm(settings: Settings) -> BaseLLM:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from core.errors import EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Voice
 from core.registry import Registry
+from core.voices import Reference, find_voice
 
 T = TypeVar("T")
 
@@ -62,12 +64,17 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class VoiceSettings:
-    """How an engine speaks where an utterance does not say: a voice or reference, what the reference says, a server."""
+    """How an engine speaks where an utterance does not say: a voice or reference, what the reference says, a server.
+
+    `voices` is the folder of references (`core.voices`), `models` that of weights.
+    """
 
     default_voice: str = ""
     ref_text: str = ""
     server: str = ""
     timeout_s: float = 10.0
+    voices: Path = Path("data/voices")
+    models: Path = Path("models")
 
 
 class BaseTTS(ABC):
@@ -87,6 +94,10 @@ class BaseTTS(ABC):
     async def aclose(self) -> None:
         """Give back what the engine holds."""
         return
+
+    def reference(self, voice: Voice) -> Reference | None:
+        """The reference that `voice` or else the settings name, or None if they name none that there is."""
+        return find_voice(self.settings.voices, voice.name or self.settings.default_voice)
 
 
 class PcmStream:
