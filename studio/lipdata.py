@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from core.audio import decode_audio
@@ -27,7 +28,9 @@ Floats = NDArray[np.float32]
 PAST_COLUMNS = 6
 AROUND_SAMPLES = 64 * HOP_SAMPLES  # kept before and after an utterance
 SHIFTS = (-10, -5, -3, 3, 5, 10)  # ticks: sounds that do not belong
-EARS = 4  # how many ways each utterance is heard: clean, and in so many rooms
+ROOMS, TEMPI = 3, 3  # how many ways each utterance is heard besides clean: in rooms, and there faster or slower, too
+EARS = 1 + ROOMS + TEMPI
+SLOWEST, FASTEST = 0.82, 1.22  # pitch and formants change along: another throat
 NOTHING = 0.05  # of all sounds are none
 AT_REST = 0.5  # of faces, before they are redrawn
 CLEARNESS = np.float32(1.3)  # of mouths to aim at, over what the weights say
@@ -70,15 +73,16 @@ class Sounds:
         with np.load(sayings) as found:
             utterance, tick, weights = found["utterance"], found["tick"], found["weights"]
         self.weights = {int(n): weights[utterance == n][np.argsort(tick[utterance == n])] for n in np.unique(utterance)}
-        self.mels = {n: self._hear(decode_audio(speech / f"{n:04d}.opus"), rng) for n in self.weights}
+        self.heard = {n: _heard(decode_audio(speech / f"{n:04d}.opus"), rng) for n in self.weights}
         self.rng = rng
 
     def window(self, utterance: int, tick: int, ear: int, past: int = PAST_COLUMNS) -> Floats:
-        """(80, 16) of the sound around `tick`; an utterance -1 is silence, or a noise."""
+        """(80, 16) of the sound around `tick`; an utterance -1 is silence, or a noise. Ears up to ROOMS keep time."""
         if utterance < 0:
             return self._nothing()
-        start = AROUND_SAMPLES // HOP_SAMPLES + tick * TICK_SAMPLES // HOP_SAMPLES - past
-        return np.asarray(self.mels[utterance][ear, :, start : start + WINDOW_COLUMNS], np.float32)
+        tempo, columns = self.heard[utterance][ear]
+        start = AROUND_SAMPLES // HOP_SAMPLES + int(tick * TICK_SAMPLES / HOP_SAMPLES / tempo) - past
+        return np.asarray(columns[:, start : start + WINDOW_COLUMNS], np.float32)
 
     def anything(self, past: int = PAST_COLUMNS, ticks: int = 1) -> tuple[Floats, Floats]:
         """A window (80, 16) of anything anywhere, and the weights (ticks, 14) from its tick on; at times of nothing."""
@@ -106,11 +110,6 @@ class Sounds:
             columns = np.maximum(columns, shape + self.rng.normal(0, 0.35, columns.shape)).astype(np.float32)
         return np.asarray(columns, np.float32)
 
-    def _hear(self, pcm: Floats, rng: np.random.Generator) -> NDArray[np.float16]:
-        padded = np.pad(pcm, AROUND_SAMPLES)
-        heard = [padded, *(in_a_room(padded, rng) for _ in range(EARS - 1))]
-        return np.stack([columns_of(sound) for sound in heard]).astype(np.float16)
-
 
 def posed(reach: Floats, weights: Floats) -> Floats:
     """Landmarks (n, 10, 2) of a face with `weights` (n, 14) of visemes, spoken so that nobody asks again.
@@ -135,6 +134,17 @@ def opening(points: Floats, size: int) -> Floats:
     for mask, mouth in zip(between, points[:, [LEFT_CORNER, UPPER_INNER, RIGHT_CORNER, LOWER_INNER]], strict=True):
         cv2.fillConvexPoly(mask, np.round(mouth * 16).astype(np.int32), 1.0, cv2.LINE_8, 4)
     return between
+
+
+def _heard(pcm: Floats, rng: np.random.Generator) -> list[tuple[float, NDArray[np.float16]]]:
+    """Tempo and mel columns of each way in which `pcm` is heard."""
+    tempi = [1.0] * (1 + ROOMS) + rng.uniform(SLOWEST, FASTEST, TEMPI).tolist()
+    heard = []
+    for ear, tempo in enumerate(tempi):
+        sound = soxr.resample(pcm, SAMPLE_RATE, SAMPLE_RATE / tempo) if tempo != 1 else pcm
+        padded = np.pad(np.asarray(sound, np.float32), AROUND_SAMPLES)
+        heard.append((tempo, columns_of(in_a_room(padded, rng) if ear else padded).astype(np.float16)))
+    return heard
 
 
 def columns_of(pcm: Floats) -> Floats:
@@ -199,7 +209,7 @@ class Films:
         else:
             first = int(rng.integers(len(spoken) - TICKS + 1))
             shown = spoken[first : first + TICKS]
-        ear = int(rng.integers(EARS))
+        ear = int(rng.integers(1 + ROOMS))
         said = list(zip(person["utterance"][shown].tolist(), person["tick"][shown].tolist(), strict=True))
         mels = np.stack([self.sounds.window(u, t, ear) for u, t in said])
         pictures = person["images"][[face, *shown]]

@@ -1,9 +1,11 @@
 """Trains our own lips: the network of `our_layout`, and the SyncNet that judges it, on films of synthetic people.
 
     python -m studio.train_lips --films DIR --speech DIR --out DIR [--minutes 60] [--width 1.0] [--device auto]
+                                [--start DIR]
 
-Three stages share the time: what a sound does to a mouth (on all the speech there is, no pictures), what goes together
-(SyncNet), then the faces. Stopped or killed, the same command goes on where the last checkpoint was. `out` gets
+Four stages share the time: what a sound does to a mouth (on all the speech there is, no pictures), what goes together
+(SyncNet), what is seen between lips, then the faces. With `--start` the weights in DIR are learned on from, and its
+SyncNet judges as it is. Stopped or killed, the same command goes on where the last checkpoint was. `out` gets
 `metrics.jsonl`, `progress.png`, `preview.png`, `run.pt`, and at the end `vivace-lips.pth` and `vivace-sync.pth`.
 """
 
@@ -29,14 +31,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.avatar import LOWER_INNER, UPPER_INNER
+from core.errors import BadRequest
 from core.media import Image
-from nets.checkpoints import save_wav2lip
+from nets.checkpoints import load_wav2lip, save_wav2lip
 from nets.lips import Layers, Lips, compose, framed, mouth_map, our_layout, window
 from nets.syncnet import SIZE as SYNC_SIZE
-from nets.syncnet import TICKS, VISEMES, SyncNet
+from nets.syncnet import TICKS, VISEMES, SyncNet, load_syncnet
 from studio.lipdata import Clip, Films, Floats, Sounds
 
-STAGES = {"sound": 0.1, "sync": 0.2, "paint": 0.15, "face": 0.55}  # shares of the time
+LIPS, SYNC = "vivace-lips.pth", "vivace-sync.pth"
+STAGES = {"sound": 0.25, "sync": 0.15, "paint": 0.15, "face": 0.45}  # shares of the time
 SOUND_BATCH, SYNC_CLIPS, FACE_CLIPS = 128, 32, 10
 PICKED, LATE_CLIPS = 2, 6  # ticks of a clip while most is to be learned; whole clips at the end
 LATE = 0.3  # the share of the last stage in which whole clips are judged by SyncNet too
@@ -45,6 +49,7 @@ LEARNING_RATE = {"sound": 2e-3, "sync": 1e-3, "paint": 4e-3, "face": 2e-3}
 WEIGHTS = {"picture": 1.0, "edges": 0.5, "aim": 0.05, "inside": 1.0, "shown": 0.2, "calm": 0.1, "out of sync": 0.04}
 AIMING = 0.05  # what a pixel beside the aim counts, where there are no pictures
 FAR = 4.0  # pixels beside the aim from which on each counts the same; below, the mean is learned, not the median
+HEARD = -3.9  # of a mel column: below it there is nothing to be coloured
 KEEP = 0.995  # of the averaged weights, a step
 SAVE_EVERY_S = 120
 LOG_EVERY_S = 30
@@ -179,7 +184,7 @@ def sound_stage(run: Run) -> tuple[Groups, Step]:
 def _hearing_loss(run: Run, n: int) -> Tensor:
     mels, weights = run.train.sounds.batch(n)
     with _fast(run):
-        heard = run.reader(run.lips.audio_encoder(_to(run, mels)[:, None]).flatten(1))
+        heard = run.reader(run.lips.audio_encoder(voiced(_to(run, mels))[:, None]).flatten(1))
     return F.smooth_l1_loss(heard.float(), _to(run, weights), beta=0.1)
 
 
@@ -187,7 +192,7 @@ def _aiming_loss(run: Run, n: int) -> Tensor:
     """How far, in pixels, mouths are from where the sound should bring them; no picture is looked at."""
     mels, points, wanted = run.train.moves(n)
     with _fast(run):
-        sound = run.lips.audio_encoder(_to(run, mels)[:, None])
+        sound = run.lips.audio_encoder(voiced(_to(run, mels))[:, None])
         moved = run.lips.move(sound, _to(run, points))
     off = run.train.size * (moved - _to(run, wanted - points))
     return F.smooth_l1_loss(off, torch.zeros_like(off), beta=FAR)
@@ -230,6 +235,24 @@ def _sync_losses(run: Run, clips: list[Clip]) -> tuple[Tensor, Tensor, float]:
     scores = torch.cat([seen @ heard[:n].T, own], dim=1) * run.sync.sharpness.exp()
     answer = torch.arange(n, device=run.device)
     return F.cross_entropy(scores, answer), meaning, float((scores.argmax(1) == answer).float().mean())
+
+
+def voiced(mels: Tensor) -> Tensor:
+    """Mel windows (n, 80, 16) as other throats and microphones would give them: formants elsewhere, other tone."""
+
+    def drawn(spread: float) -> Tensor:
+        return spread * torch.randn(len(mels), 1, 1, device=mels.device)
+
+    def anywhere(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(mels), 1, 1, device=mels.device)
+
+    band = torch.linspace(-1, 1, 80, device=mels.device)[None, :, None].expand(mels.shape)
+    column = torch.linspace(-1, 1, 16, device=mels.device)[None, None].expand(mels.shape)
+    where = torch.stack((column, (band + 1) * anywhere(0.9, 1.1) - 1 + drawn(0.06)), dim=-1)
+    other = F.grid_sample(mels[:, None], where, padding_mode="border", align_corners=True)[:, 0]
+    tone = drawn(0.6) * band + drawn(0.4) + drawn(0.5) * torch.cos(pi * band * anywhere(1, 3) + anywhere(0, 2 * pi))
+    toned = torch.where(other > HEARD, other + tone, other)
+    return _masked((toned + anywhere(0, 0.2) * torch.randn_like(mels)).clamp(-4, 4))
 
 
 def _masked(mels: Tensor) -> Tensor:
@@ -510,7 +533,21 @@ def start(options: argparse.Namespace) -> Run:
     reader = nn.Linear(layout.audio[-1], VISEMES).to(device)
     options.out.mkdir(parents=True, exist_ok=True)
     sync = SyncNet().to(device)
-    return Run(options.out, device, options.minutes, lips, averaged, reader, sync, splits["train"], splits["val"])
+    run = Run(options.out, device, options.minutes, lips, averaged, reader, sync, splits["train"], splits["val"])
+    if options.start:
+        _go_on_from(options.start, run)
+    return run
+
+
+def _go_on_from(folder: Path, run: Run) -> None:
+    """The weights in `folder` instead of random ones; its SyncNet has learned enough. BadRequest if they do not fit."""
+    learned = load_wav2lip(folder / LIPS)
+    if learned.layout != run.lips.layout:
+        raise BadRequest(f"'{LIPS}' is of another size: see --width")
+    for net in (run.lips, run.averaged):
+        net.load_state_dict(learned.state_dict())
+    run.sync.load_state_dict(load_syncnet(folder / SYNC).state_dict())
+    run.used_s["sync"] = 60 * run.minutes * STAGES["sync"]
 
 
 def main() -> None:
@@ -521,11 +558,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="of training in all, over every resumption")
     parser.add_argument("--width", type=float, help="of the network; by default 1 on a GPU, less on a CPU")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--start", type=Path, help="folder of weights to go on from, instead of from nothing")
     parser.add_argument("--seed", type=int, default=0)
     run = start(parser.parse_args())
     train(run)
-    save_wav2lip(run.out / "vivace-lips.pth", run.averaged, name="vivace-lips", trained_minutes=f"{run.minutes:g}")
-    torch.save({key: value.half() for key, value in run.sync.state_dict().items()}, run.out / "vivace-sync.pth")
+    save_wav2lip(run.out / LIPS, run.averaged, name="vivace-lips", trained_minutes=f"{run.minutes:g}")
+    torch.save({key: value.half() for key, value in run.sync.state_dict().items()}, run.out / SYNC)
     plot(run.out)
 
 
