@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from shutil import copyfile
@@ -23,6 +24,7 @@ from core.avatar import Avatar, Clip
 from core.clock import MediaClock
 from core.config import Settings
 from core.errors import BadRequest, Overloaded
+from core.fader import Fader
 from core.heard import Heard
 from core.media import (
     CHUNKS_PER_TICK,
@@ -62,6 +64,7 @@ UTTERANCES = 16
 CHUNKS = 100  # 2 s, and the only back-pressure on TTS and LLM
 AHEAD = 8  # ticks that may be prepared before they are due
 PAUSE_TICKS = 12  # a gap this short between sentences still counts as speaking
+DUCKED = 0.25  # -12 dB
 STALL_TICKS = 25  # a process that was stopped for longer skips that time
 
 
@@ -147,6 +150,9 @@ class BaseReal(ABC):
         self._news = News()
         self._outputs: list[Output] = []
         self._recorder: Recorder | None = None
+        self._fader = Fader()
+        self._held = False
+        self._delay = 0  # ticks that holds and stops have put off what was planned
         self._opus = OpusEncoder()
         self._pictures = PictureEncoder(self.size, shared.loops, shared.compose, self._push_picture)
 
@@ -201,6 +207,8 @@ class BaseReal(ABC):
         self._pair.clear()
         self._unheard.clear()
         self._timeline.clear()
+        self._fader.reset()
+        self._held = False
         self._features.reset()
         self._last_tick = self.clock.position
         self._last_sound_tick = -PAUSE_TICKS
@@ -209,6 +217,21 @@ class BaseReal(ABC):
         self._end_saying(interrupted=True)
         self._unsaid = 0
         self._quiet.set()
+
+    def hear(self, pcm: Pcm, sample: int) -> None:
+        """Listen to a client's microphone: float32 (n,) 16 kHz mono, `sample` being the time of the first one."""
+
+    def hold_talk(self) -> None:
+        """Fall silent within a tick and stay where it is, until `resume_talk` or `flush_talk`."""
+        self._held, self._fader.target = True, 0.0
+
+    def duck_talk(self) -> None:
+        """Go on, but softly."""
+        self._fader.target = DUCKED
+
+    def resume_talk(self) -> None:
+        """Go on as before, from where it was held."""
+        self._held, self._fader.target = False, 1.0
 
     @property
     def is_speaking(self) -> bool:
@@ -360,26 +383,27 @@ class BaseReal(ABC):
             self._timeline.put_sound(tick, sound)
             avatar = self.choice.avatars[sound.avatar]
             job = FaceJob(epoch, tick, window, avatar, avatar.index(tick), self.clock.due(tick))
-            self._shared.worker.submit(self._shared.engine, job, self._is_fresh, self._compose)
+            compose = partial(self._compose, self._delay)
+            self._shared.worker.submit(self._shared.engine, job, self._is_fresh, compose)
 
     def _is_fresh(self, epoch: int) -> bool:
         return epoch == self.epoch
 
-    def _compose(self, face: Face) -> None:
-        """Paste `face` back in the compose pool, then put the picture on the timeline."""
+    def _compose(self, delay: int, face: Face) -> None:
+        """Paste `face`, asked for at `delay`, back in the compose pool, then put the picture on the timeline."""
 
         def pasted(future: Future[Image]) -> None:
-            self._loop.call_soon_threadsafe(self._place, face.job, future)
+            self._loop.call_soon_threadsafe(self._place, face.job, delay, future)
 
         self._shared.compose.submit(self.paste, face).add_done_callback(pasted)
 
-    def _place(self, job: FaceJob, future: Future[Image]) -> None:
+    def _place(self, job: FaceJob, delay: int, future: Future[Image]) -> None:
         if job.epoch != self.epoch or future.cancelled():
             return
         if error := future.exception():
             logger.error("session {}: a face could not be pasted: {!r}", self.id, error)
         else:
-            self._timeline.put_picture(job.tick, future.result())
+            self._timeline.put_picture(job.tick + self._delay - delay, future.result())
 
     async def _playout(self) -> None:
         """Task 3, the only one that sleeps: each tick, when it is due, goes to every output."""
@@ -398,14 +422,21 @@ class BaseReal(ABC):
         ticks = self.clock.position - self._next
         if ticks > STALL_TICKS:
             logger.warning("session {}: {} ticks skipped", self.id, ticks)
-            self._timeline.shift(ticks)
-            self._last_tick += ticks
+            self._put_off(ticks)
             self._next += ticks
 
+    def _put_off(self, ticks: int) -> None:
+        """Show everything that waits so much later."""
+        self._timeline.shift(ticks)
+        self._last_tick += ticks
+        self._delay += ticks
+
     def _show(self, number: int) -> None:
+        if self._held and self._fader.silent:
+            self._put_off(1)
         sound, face = self._timeline.take(number)
         state = self.portrait.audiotype
-        samples = sound.samples if sound else self.portrait.clip_sound()
+        samples = self._fader.apply(sound.samples if sound else self.portrait.clip_sound())
         image, idle = self.portrait.picture(number, sound.avatar if sound else None, face)
         tick = Tick(number, image, samples, self._opus.encode(samples), idle)
         for output in self._outputs:

@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import av
+import numpy as np
+import soxr
 from aiortc import (
     RTCConfiguration,
     RTCDataChannel,
@@ -26,7 +28,7 @@ from aiortc.sdp import SessionDescription
 from loguru import logger
 
 from core.errors import BadRequest
-from core.media import CHUNK_SAMPLES, SAMPLE_RATE, TICK_SAMPLES, VIDEO_CLOCK_HZ, VIDEO_TICK, Event, Picture, Tick
+from core.media import CHUNK_SAMPLES, SAMPLE_RATE, TICK_SAMPLES, VIDEO_CLOCK_HZ, VIDEO_TICK, Event, Pcm, Picture, Tick
 from core.picture import to_yuv
 
 AUDIO_TIME_BASE = Fraction(1, SAMPLE_RATE)
@@ -89,11 +91,45 @@ class PacketTrack(MediaStreamTrack):
         return await self._queue.get()
 
 
+class Microphone:
+    """A peer's sound as pcm: `heard(pcm, sample)` gets float32 (n,) 16 kHz mono, and by RTP time its first sample.
+
+    What the network lost is missing: `sample` jumps.
+    """
+
+    def __init__(self, heard: Callable[[Pcm, int], None]) -> None:
+        self._heard = heard
+        self._resampler: soxr.ResampleStream | None = None
+        self._rate_hz = 0
+        self._expected = 0  # the next frame's RTP time
+        self._sample = 0
+
+    async def follow(self, track: MediaStreamTrack) -> None:
+        """Hear `track` until it ends."""
+        with suppress(MediaStreamError):
+            while True:
+                self._push(cast(av.AudioFrame, await track.recv()))
+
+    def _push(self, frame: av.AudioFrame) -> None:
+        samples, start = frame.to_ndarray(), frame.pts or 0
+        if start != self._expected or frame.sample_rate != self._rate_hz or self._resampler is None:
+            self._rate_hz = frame.sample_rate
+            self._resampler = soxr.ResampleStream(self._rate_hz, SAMPLE_RATE, 1, "float32", quality="MQ")
+            self._sample = start * SAMPLE_RATE // self._rate_hz
+        self._expected = start + frame.samples
+        mono = samples.reshape(frame.samples, -1).mean(axis=1) if samples.shape[0] == 1 else samples.mean(axis=0)
+        scale = 32768 if samples.dtype.kind == "i" else 1
+        pcm = self._resampler.resample_chunk((mono / scale).astype(np.float32))
+        self._heard(pcm, self._sample)
+        self._sample += len(pcm)
+
+
 class HumanPlayer:
     """A session's output to one WebRTC peer.
 
     `lost(reason)` is called once when the peer never connects, fails, closes or falls silent; `request_key()` when it
-    needs a key picture; `events()` gives what its data channel is told.
+    needs a key picture; `events()` gives what its data channel is told; `heard` gets the sound of its microphone, see
+    `Microphone`.
     """
 
     def __init__(
@@ -105,6 +141,7 @@ class HumanPlayer:
         lost: Callable[[str], None],
         request_key: Callable[[], None],
         events: Callable[[], AsyncGenerator[Event, None]],
+        heard: Callable[[Pcm, int], None],
     ) -> None:
         servers = [RTCIceServer(ice.url, ice.username or None, ice.credential or None) for ice in ice_servers]
         self.wants_h264 = True
@@ -116,23 +153,26 @@ class HumanPlayer:
         self._lost = lost
         self._request_key = request_key
         self._events = events
+        self._heard = heard
         self._loop = asyncio.get_running_loop()
         self._connected = asyncio.Event()
         self._second_half: av.Packet[Any] | None = None
         self._second_timer = self._loop.call_later(0, self._send_second_half)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._channels = 0
 
     async def answer(self, sdp: str) -> str:
         """The complete SDP answer to the offer `sdp` (all candidates in it). BadRequest if it cannot be answered."""
         pc = self._pc
         pc.on("connectionstatechange", self._state_changed)
         pc.on("datachannel", self._channel_opened)
+        pc.on("track", self._track_opened)
         wanted = check_offer(sdp)  # aiortc cannot answer with a track that the offer has no place for
         for track in (self._audio, self._video):
             if track.kind in wanted:
                 pc.addTrack(track)
         for transceiver in pc.getTransceivers():
-            transceiver.direction = "sendonly"
+            transceiver.direction = "sendrecv" if transceiver.kind == "audio" else "sendonly"
             if transceiver.kind == "video":
                 transceiver.setCodecPreferences(_preferred_codecs())
                 # aiortc tells only its own encoders of a PLI: this private name is the one way for packets.
@@ -215,8 +255,13 @@ class HumanPlayer:
         report = await self._pc.getStats()
         return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
 
+    def _track_opened(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self._start(Microphone(self._heard).follow(track))
+
     def _channel_opened(self, channel: RTCDataChannel) -> None:
-        if len(self._tasks) <= MAX_CHANNELS:  # one of them is the watch
+        if self._channels < MAX_CHANNELS:
+            self._channels += 1
             self._start(self._send_events(channel))
 
     async def _send_events(self, channel: RTCDataChannel) -> None:

@@ -36,7 +36,21 @@ SILENT_TICK: NDArray[np.int16] = np.zeros(TICK_SAMPLES, np.int16)
 SILENT_TICK.flags.writeable = False
 
 UtteranceKind = Literal["echo", "chat", "audio"]
-EventKind = Literal["speak-start", "sentence", "word", "speak-end", "interrupted", "state", "closed", "error"]
+EventKind = Literal[
+    "speak-start",
+    "sentence",
+    "word",
+    "speak-end",
+    "interrupted",
+    "state",
+    "closed",
+    "error",
+    "user-partial",  # what is understood so far
+    "user-turn",  # what the user said
+    "barge-in",  # what the user's voice does to the presenter: duck, hold, restore, interrupt
+    "latency",  # of an answer, when its first sound leaves
+    "source",  # what an answer draws on
+]
 MarkKind = Literal["start", "sentence", "word", "error", "end"]
 
 

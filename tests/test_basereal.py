@@ -337,6 +337,60 @@ async def test_a_process_that_was_stopped_skips_the_time_and_loses_no_speech() -
 
 
 @in_virtual_time
+async def test_a_hold_falls_silent_within_a_tick_and_goes_on_where_it_was() -> None:
+    async with staged() as stage:
+        stage.real.put_msg_txt("0123456789" * 3)
+        await asyncio.sleep(1)
+        stage.real.hold_talk()
+        held = stage.real.clock.position
+        await asyncio.sleep(2)
+        assert stage.watcher.voiced()[-1] <= held + 1
+        assert not set(range(held + 6, stage.real.clock.position)) & set(stage.watcher.lit())
+        stage.real.resume_talk()
+        await asyncio.sleep(4)
+        voiced = stage.watcher.voiced()
+        assert abs(len(voiced) - 75) <= 1 and len(list(runs(voiced))) == 2
+        after = [tick for tick in voiced if tick > held + 1]
+        assert set(after[2:-1]) <= set(stage.watcher.lit())  # each with its face, also those asked for before
+        assert "interrupted" not in stage.kinds()
+
+
+@in_virtual_time
+async def test_a_hold_that_is_flushed_says_nothing_more() -> None:
+    async with staged() as stage:
+        stage.real.put_msg_txt("0123456789" * 3)
+        await asyncio.sleep(1)
+        stage.real.hold_talk()
+        await asyncio.sleep(0.2)
+        stage.real.flush_talk()
+        flushed = stage.real.clock.position
+        await asyncio.sleep(2)
+        assert stage.watcher.voiced()[-1] < flushed
+        stage.real.put_msg_txt("0123456789")
+        await asyncio.sleep(3)
+        after = [tick for tick in stage.watcher.voiced() if tick > flushed]
+        assert abs(len(after) - 25) <= 1
+        assert min(np.abs(tick.samples).max() for tick in stage.watcher.ticks if tick.number in after[1:-1]) > 8000
+
+
+@in_virtual_time
+async def test_ducking_is_soft_within_a_tick_and_loses_nothing() -> None:
+    async with staged() as stage:
+        stage.real.put_msg_txt("0123456789" * 2)
+        await asyncio.sleep(0.8)
+        stage.real.duck_talk()
+        ducked = stage.real.clock.position
+        await asyncio.sleep(0.4)
+        stage.real.resume_talk()
+        await asyncio.sleep(3)
+        loud = {tick.number: int(np.abs(tick.samples).max()) for tick in stage.watcher.ticks}
+        usual = max(loud.values())
+        assert loud[ducked - 2] == pytest.approx(usual, rel=0.05)
+        assert loud[ducked + 3] == pytest.approx(usual / 4, rel=0.05)
+        assert abs(len(stage.watcher.voiced()) - 50) <= 1 and len(list(runs(stage.watcher.voiced()))) == 1
+
+
+@in_virtual_time
 async def test_closing_frees_outputs_and_ends_event_streams() -> None:
     async with staged() as stage:
         reading = asyncio.create_task(_read(stage.real.events()))

@@ -51,6 +51,7 @@ async def test_sound_leaves_in_order_even_if_a_tick_was_late() -> None:
         lost=lambda _: None,
         request_key=lambda: None,
         events=News().read,
+        heard=lambda *_: None,
     )
     reading = asyncio.create_task(_stamps(player, 6))
     await asyncio.sleep(0)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -17,10 +18,10 @@ from aiortc.sdp import SessionDescription
 
 import webrtc
 from core.errors import BadRequest
-from core.media import CHUNK_SAMPLES, TICK_S, TICK_SAMPLES, VIDEO_TICK, Event, Picture, Tick
+from core.media import CHUNK_SAMPLES, TICK_S, TICK_SAMPLES, VIDEO_TICK, Event, Pcm, Picture, Tick
 from outputs.encoder import OpusEncoder
 from tests.fakes.media import BEEP, Flashes, grey
-from webrtc import HumanPlayer, IceServer, PacketTrack, check_offer
+from webrtc import HumanPlayer, IceServer, Microphone, PacketTrack, check_offer
 
 # The offer.
 
@@ -156,6 +157,8 @@ class Pair:
     lost: list[str] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     answer: str = ""
+    microphone: MediaStreamTrack | None = None
+    heard: list[tuple[Pcm, int]] = field(default_factory=list)
 
     async def connect(self) -> None:
         self.player = HumanPlayer(
@@ -165,10 +168,11 @@ class Pair:
             lost=self.lost.append,
             request_key=self._key,
             events=self._no_events,
+            heard=lambda pcm, sample: self.heard.append((pcm, sample)),
         )
         self.show, self.opus = Flashes(first=5000), OpusEncoder()
         self.peer.on("track", lambda track: self.tasks.append(asyncio.create_task(self._read(track))))
-        self.peer.addTransceiver("audio", direction="recvonly")
+        self.peer.addTransceiver(self.microphone or "audio", direction="sendrecv" if self.microphone else "recvonly")
         self.peer.addTransceiver("video", direction="recvonly")
         await self.peer.setLocalDescription(await self.peer.createOffer())
         self.answer = await self.player.answer(self.peer.localDescription.sdp)
@@ -245,6 +249,77 @@ async def test_a_peer_that_lost_a_picture_gets_a_key_picture(pair: Pair) -> None
     assert pair.keys == before + 1
 
 
+class Whistle(MediaStreamTrack):
+    """A microphone at which somebody whistles 500 Hz."""
+
+    kind = "audio"
+    now = 0
+
+    async def recv(self) -> av.AudioFrame:
+        await asyncio.sleep(0.02)
+        frame = whistled(48_000, self.now)
+        self.now += frame.samples
+        return frame
+
+
+def whistled(rate_hz: int, start: int, layout: str = "mono", kind: str = "s16") -> av.AudioFrame:
+    """20 ms of 500 Hz at half of full scale from sample `start` on, in the last channel."""
+    wave = 0.5 * np.sin(2 * np.pi * 500 * (start + np.arange(rate_hz // 50)) / rate_hz)
+    channels = np.stack([0 * wave, 2 * wave] if layout == "stereo" else [wave])
+    if kind.startswith("s16"):
+        channels = (channels * 32767).astype(np.int16)
+    packed = channels if kind.endswith("p") else channels.T.reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(packed, np.float32 if kind[0] == "f" else np.int16), kind, layout
+    )
+    frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
+    return frame
+
+
+async def test_a_peer_s_microphone_is_heard_while_it_listens() -> None:
+    pair = Pair(microphone=Whistle())
+    await pair.connect()
+    await asyncio.gather(pair.play(50), asyncio.sleep(1.5))
+    await pair.close()
+    sound = np.concatenate([pcm for pcm, _ in pair.heard])
+    samples = [sample for _, sample in pair.heard]
+    assert len(sound) > 8000 and sound.dtype == np.float32
+    assert [after - before for before, after in pairwise(samples)] == [len(pcm) for pcm, _ in pair.heard[:-1]]
+    loudest = np.fft.rfftfreq(8000, 1 / 16_000)[np.abs(np.fft.rfft(sound[-8000:])).argmax()]
+    assert loudest == pytest.approx(500, abs=3) and 0.3 < np.abs(sound[-4000:]).max() < 0.6
+    assert len(pair.pts["audio"]) > 40  # it is spoken to at the same time
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "layout", "kind"),
+    [
+        (48_000, "mono", "s16"),
+        (48_000, "stereo", "s16"),
+        (48_000, "stereo", "fltp"),
+        (8_000, "mono", "s16p"),
+        (96_000, "mono", "flt"),
+    ],
+)
+def test_any_microphone_becomes_16_khz_mono(rate_hz: int, layout: str, kind: str) -> None:
+    heard: list[tuple[Pcm, int]] = []
+    microphone = Microphone(lambda pcm, sample: heard.append((pcm, sample)))
+    for number in range(50):
+        microphone._push(whistled(rate_hz, number * rate_hz // 50, layout, kind))
+    sound = np.concatenate([pcm for pcm, _ in heard])
+    assert 15_000 < len(sound) <= 16_000
+    assert np.sqrt((sound[2000:10_000] ** 2).mean()) == pytest.approx(0.5 / 2**0.5, rel=0.03)
+
+
+def test_what_the_network_lost_is_missing_in_time_too() -> None:
+    heard: list[tuple[Pcm, int]] = []
+    microphone = Microphone(lambda pcm, sample: heard.append((pcm, sample)))
+    for number in (*range(10), *range(15, 25)):
+        microphone._push(whistled(48_000, number * 960))
+    at = {sample: len(pcm) for pcm, sample in heard}
+    assert min(at) == 0 and 15 * 320 in at
+    assert max(sample + n for sample, n in at.items() if sample < 15 * 320) <= 10 * 320
+
+
 async def test_a_peer_that_leaves_is_told_of_once(pair: Pair) -> None:
     await pair.peer.close()
     for _ in range(100):
@@ -284,6 +359,7 @@ async def player() -> AsyncIterator[HumanPlayer]:
         lost=pair.lost.append,
         request_key=lambda: None,
         events=pair._no_events,
+        heard=lambda *_: None,
     )
     yield player
     await player.aclose()
