@@ -54,6 +54,8 @@ from sessions import Sessions
 from studio.api import API as STUDIO
 from studio.api import TASKS
 from studio.tasks import Tasks
+from tts.api import API as VOICES
+from tts.api import PREVIEWS, SPEECH
 from ttsreal import TTS, BaseTTS, VoiceSettings
 from webrtc import HumanPlayer, IceServer, check_offer, set_bitrate
 
@@ -242,6 +244,12 @@ async def sse(request: web.Request) -> web.StreamResponse:
             await asyncio.wait([pending])
 
 
+async def history(request: web.Request) -> web.Response:
+    """GET /api/history?sessionid=: the conversation as the presenter remembers it."""
+    real = request.app[HOUSE].sessions.get(session_id(request.query.get("sessionid", "0")))
+    return reply({"messages": real.history.messages})
+
+
 async def close_session(request: web.Request) -> web.Response:
     """DELETE /session/{sessionid}: end a session."""
     sessions = request.app[HOUSE].sessions
@@ -342,8 +350,10 @@ API = [
     (record, Operation("POST", "/record", "Start or end a recording", _LIVE, Record)),
     (recording, Operation("GET", "/record/{sessionid}", "A finished recording", _LIVE, content="video/mp4")),
     (sse, Operation("GET", "/sse", "Events as they happen", _LIVE, content="text/event-stream", query=("sessionid",))),
+    (history, Operation("GET", "/api/history", "The conversation so far", _LIVE, query=("sessionid",))),
     (close_session, Operation("DELETE", "/session/{sessionid}", "End a session", _LIVE)),
     (avatars, Operation("GET", "/api/avatars", "The avatars there are", _ABOUT)),
+    *VOICES,
     *STUDIO,
     (ice, Operation("GET", "/api/webrtc", "ICE servers for clients", _ABOUT)),
     (admin_config, Operation("GET", "/api/admin/config", "Settings, without secrets", _ABOUT)),
@@ -387,7 +397,7 @@ def make_app(settings: Settings) -> web.Application:
             render_errors(route_of),
             allow_cross_origin(),
             require_token(settings.api_token.get_secret_value(), route_of),
-            limit_rate({"/offer": settings.offer_rate}),
+            limit_rate({"/offer": settings.offer_rate, "/api/voices/preview": settings.offer_rate}),
         ],
     )
     app[SETTINGS] = settings
@@ -421,6 +431,7 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     clips = await _load_clips(io, _read_list(settings.customvideo_config, CLIP_LIST), None)
     tts: BaseTTS = TTS.load(settings.tts)(_voice_settings(settings))
     await tts.start()
+    app[SPEECH], app[PREVIEWS] = tts, asyncio.Semaphore(1)
     llm = _make_llm(settings)
     worker = InferenceWorker(settings.device)
     sessions = Sessions(settings.max_session, settings.idle_timeout_s)

@@ -10,7 +10,7 @@ import asyncio
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -77,6 +77,15 @@ class VoiceSettings:
     models: Path = Path("models")
 
 
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A voice that an engine brings along: its name for the engine and for people, and what it speaks ("zh", "en")."""
+
+    id: str
+    title: str
+    language: str = ""
+
+
 class BaseTTS(ABC):
     """Text to speech. One per process, on one event loop."""
 
@@ -94,6 +103,10 @@ class BaseTTS(ABC):
     async def aclose(self) -> None:
         """Give back what the engine holds."""
         return
+
+    def presets(self) -> Sequence[Preset]:
+        """Its own voices, or a choice of them."""
+        return ()
 
     def reference(self, voice: Voice) -> Reference | None:
         """The reference that `voice` or else the settings name, or None if they name none that there is."""

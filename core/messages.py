@@ -153,9 +153,16 @@ class Answer(BaseModel):
     sessionid: int
 
 
-def voice_of(wishes: dict[str, Any] | None, default: Voice) -> Voice:
+class Preview(Message):
+    """A voice to be tried."""
+
+    voice: str = Field("", description="one of /api/voices; default: the server's")
+    text: str = Field("", max_length=200, description="what to say; default: a greeting")
+
+
+def voice_of(wishes: dict[str, Any] | None, default: Voice | None = None) -> Voice:
     """The voice that a message's `tts` asks for. BadRequest if it names a path instead of a voice."""
-    wishes = dict(wishes or {})
+    wishes, default = dict(wishes or {}), default or Voice()
     name = str(wishes.pop("ref_file", "") or wishes.pop("voice", "") or default.name)
     if name and not VOICE_NAME.fullmatch(name):
         raise BadRequest("ref_file is a voice's name or a reference's id, not a path")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,10 +22,18 @@ from edge_tts.exceptions import EdgeTTSException
 
 from core.errors import EngineFailed
 from core.media import Pcm, Voice
-from ttsreal import CJK, BaseTTS, PcmStream, Speech, Word, speed
+from ttsreal import CJK, BaseTTS, PcmStream, Preset, Speech, Word, speed
 
 CHINESE_VOICE = "zh-CN-XiaoxiaoNeural"
 ENGLISH_VOICE = "en-US-AriaNeural"
+PRESETS = (
+    Preset("zh-CN-XiaoxiaoNeural", "晓晓 (Edge)", "zh"),
+    Preset("zh-CN-YunxiNeural", "云希 (Edge)", "zh"),
+    Preset("zh-CN-YunxiaNeural", "云夏 (Edge)", "zh"),
+    Preset("en-US-AriaNeural", "Aria (Edge)", "en"),
+    Preset("en-US-GuyNeural", "Guy (Edge)", "en"),
+    Preset("en-GB-SoniaNeural", "Sonia (Edge)", "en"),
+)
 CONNECT_S = 3
 RATE_HZ = 24_000
 TICKS_PER_MS = 10_000  # the service counts in 100 ns
@@ -54,6 +62,9 @@ class EdgeTTS(BaseTTS):
             await line.cut()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+
+    def presets(self) -> Sequence[Preset]:
+        return PRESETS
 
     async def reachable(self) -> bool:
         """Whether the service's host answers at all, within CONNECT_S."""
