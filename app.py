@@ -22,6 +22,8 @@ from loguru import logger
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
+from asr.turnend import find_smart_turn
+from asrreal import ASR, ASRSettings, BaseASR
 from auth import add_headers, allow_cross_origin, limit_rate, refusal, render_errors, reply, require_token
 from basereal import ENGINES, BaseReal, Choice, Shared
 from body import read_form, read_json
@@ -29,7 +31,7 @@ from core import log
 from core.audio import decode_audio
 from core.avatar import Avatar, Avatars, Clip, ClipItem, load_clip
 from core.config import Settings, read_settings
-from core.errors import BadRequest, VivaceError
+from core.errors import BadRequest, EngineFailed, VivaceError
 from core.media import Engine, Voice
 from core.messages import (
     AVATAR_LIST,
@@ -49,6 +51,8 @@ from core.openapi import Operation, describe
 from core.portrait import MAIN
 from core.worker import InferenceWorker
 from llm import LLM, BaseLLM, LLMSettings, make_llm
+from minds.minds import make_minds
+from minds.profile import read_profiles
 from outputs.encoder import IdleLoops
 from sessions import Sessions
 from studio.api import API as STUDIO
@@ -432,12 +436,16 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     tts: BaseTTS = TTS.load(settings.tts)(_voice_settings(settings))
     await tts.start()
     app[SPEECH], app[PREVIEWS] = tts, asyncio.Semaphore(1)
-    llm = _make_llm(settings)
+    profiles = read_profiles(settings.llm_profiles)
+    minds = make_minds(_make_llm(settings), profiles, settings.data_dir / "knowledge", io)
+    await minds.start()
+    asr = await _make_asr(settings)
+    smart_turn = await _in(io, find_smart_turn, settings.models_dir) if asr else None
     worker = InferenceWorker(settings.device)
     sessions = Sessions(settings.max_session, settings.idle_timeout_s)
     reaper = asyncio.create_task(sessions.reap())
     further = _read_list(settings.multiavatar_config, AVATAR_LIST)
-    shared = Shared(engine, worker, loops, tts, llm, compose, settings)
+    shared = Shared(engine, worker, loops, tts, minds, compose, settings, asr, smart_turn)
     app[TASKS] = tasks = Tasks(settings, {"wav2lip", "musetalk"} & {*ENGINES.names()}, io)
     await tasks.start()
     app[HOUSE] = House(settings, sessions, avatars, model, real, shared, clips, further, io, default_avatar)
@@ -446,7 +454,9 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     reaper.cancel()
     await asyncio.wait([reaper])
     await tts.aclose()
-    await llm.aclose()
+    await minds.aclose()
+    if asr:
+        await asr.aclose()
     await asyncio.to_thread(worker.stop)
     compose.shutdown()
     io.shutdown()
@@ -499,6 +509,30 @@ def _make_llm(settings: Settings) -> BaseLLM:
     about = LLMSettings(key, base_url, model, settings.llm_prompt, settings.llm_timeout_s)
     chosen: BaseLLM = make_llm(about) if settings.llm == "auto" else LLM.load(settings.llm)(about)
     return chosen
+
+
+async def _make_asr(settings: Settings) -> BaseASR | None:
+    """What listens, ready; None if it is off, or `auto` finds no model. BadRequest if what was named cannot start."""
+    if settings.asr == "off":
+        return None
+    about = ASRSettings(
+        model=settings.asr_model,
+        device=settings.device,
+        language=settings.asr_language,
+        server=settings.ASR_SERVER,
+        timeout_s=settings.asr_timeout_s,
+        models=settings.models_dir,
+    )
+    asr: BaseASR = ASR.load(settings.asr)(about)
+    try:
+        await asr.start()
+    except EngineFailed as error:
+        await asr.aclose()
+        if settings.asr != "auto":
+            raise BadRequest(str(error)) from error
+        logger.info("microphones are not listened to: {}", error)
+        return None
+    return asr
 
 
 def _ice_servers(settings: Settings) -> list[IceServer]:

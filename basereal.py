@@ -18,6 +18,10 @@ from typing import ClassVar
 import numpy as np
 from loguru import logger
 
+from asr.ears import PAUSE_FRAMES, Duck, Ears, Failed, Hold, Interrupt, Partial, Reaction, Restore, Turn
+from asr.turnend import SmartTurn
+from asr.vad import FRAME_MS
+from asrreal import BaseASR
 from core import metrics
 from core.audio import to_int16
 from core.avatar import Avatar, Clip
@@ -26,6 +30,7 @@ from core.config import Settings
 from core.errors import BadRequest, Overloaded
 from core.fader import Fader
 from core.heard import Heard
+from core.latency import Latency
 from core.media import (
     CHUNKS_PER_TICK,
     SILENT_CHUNK,
@@ -52,7 +57,9 @@ from core.portrait import MAIN, Portrait
 from core.registry import Registry
 from core.timeline import Sound, Timeline
 from core.worker import InferenceWorker
-from llm import BaseLLM, History
+from minds.mind import MindEvent, Source
+from minds.minds import Minds
+from minds.tools import Action, Repertoire
 from outputs.encoder import IdleLoops, OpusEncoder, PictureEncoder
 from outputs.record import Recorder
 from speech import voice as speak
@@ -65,6 +72,8 @@ CHUNKS = 100  # 2 s, and the only back-pressure on TTS and LLM
 AHEAD = 8  # ticks that may be prepared before they are due
 PAUSE_TICKS = 12  # a gap this short between sentences still counts as speaking
 DUCKED = 0.25  # -12 dB
+ENDING_TICKS = 7
+SPOKEN_WORDS = 200  # the last of what was said, by which an echo is known
 STALL_TICKS = 25  # a process that was stopped for longer skips that time
 
 
@@ -86,9 +95,11 @@ class Shared:
     worker: InferenceWorker
     loops: IdleLoops
     tts: BaseTTS
-    llm: BaseLLM
+    minds: Minds
     compose: Executor
     settings: Settings
+    asr: BaseASR | None = None  # None: this server does not listen
+    smart_turn: SmartTurn | None = None
 
 
 class BaseReal(ABC):
@@ -121,8 +132,8 @@ class BaseReal(ABC):
         self.epoch = 0
         self.clock = MediaClock()
         self.portrait = Portrait(choice.avatars, choice.clips)
-        prompts = shared.settings.llm_profiles
-        self.history = History(prompts.get(choice.llm_id, shared.settings.llm_prompt))
+        self._mind = shared.minds.mind(choice.llm_id)
+        self.history = self._mind.history()
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._last_asked = self._loop.time()
@@ -130,7 +141,7 @@ class BaseReal(ABC):
 
         self._utterances: asyncio.Queue[Utterance] = asyncio.Queue(UTTERANCES)
         self._turn: asyncio.Task[None] | None = None
-        self._accepted: dict[int, float] = {}
+        self._latency: dict[int, Latency] = {}
         self._chunks: asyncio.Queue[AudioChunk] = asyncio.Queue(CHUNKS)
 
         self._features = self.make_features(shared.engine)
@@ -146,6 +157,9 @@ class BaseReal(ABC):
         self._quiet.set()
         self._saying: Utterance | None = None
         self._heard = Heard()
+        self._words: deque[tuple[float, str]] = deque(maxlen=SPOKEN_WORDS)  # and when each began to be heard
+        self._ears: Ears | None = None
+        self._listening = asyncio.Event()
         self._last_sound_tick = -PAUSE_TICKS
         self._news = News()
         self._outputs: list[Output] = []
@@ -192,7 +206,8 @@ class BaseReal(ABC):
             self._utterances.put_nowait(utterance)
         except asyncio.QueueFull:
             raise Overloaded("too many messages are waiting to be spoken") from None
-        self._last_asked = self._accepted[utterance.id] = self._loop.time()
+        self._last_asked = self._loop.time()
+        self._latency[utterance.id] = Latency(self._last_asked)
         self._unsaid += 1
         self._quiet.clear()
 
@@ -203,7 +218,7 @@ class BaseReal(ABC):
             self._turn.cancel()
         _empty(self._utterances)
         _empty(self._chunks)
-        self._accepted.clear()
+        self._latency.clear()
         self._pair.clear()
         self._unheard.clear()
         self._timeline.clear()
@@ -217,9 +232,53 @@ class BaseReal(ABC):
         self._end_saying(interrupted=True)
         self._unsaid = 0
         self._quiet.set()
+        if self._ears:
+            self._ears.flushed()
 
     def hear(self, pcm: Pcm, sample: int) -> None:
         """Listen to a client's microphone: float32 (n,) 16 kHz mono, `sample` being the time of the first one."""
+        if not self._listening.is_set():
+            self._listening.set()
+            self._open_ears()
+        if self._ears:
+            self._ears.push(pcm, sample)
+
+    def _open_ears(self) -> None:
+        shared = self._shared
+        if shared.asr is None:
+            self._emit("error", message="this server does not listen: it has no speech recognition")
+            return
+        self._ears = Ears(shared.asr, self._react, said=self._said, smart_turn=shared.smart_turn, pool=shared.compose)
+
+    def _said(self, seconds: float) -> str:
+        """What was heard of the avatar in the last so many seconds."""
+        since = self._loop.time() - seconds
+        return " ".join(word for begun, word in self._words if begun >= since)
+
+    def _react(self, reaction: Reaction) -> None:
+        """Do what the ears ask for."""
+        match reaction:
+            case Duck() | Hold() | Restore() | Interrupt():
+                self._emit("barge-in", step=type(reaction).__name__.lower())
+                act = {Duck: self.duck_talk, Hold: self.hold_talk, Restore: self.resume_talk}
+                act.get(type(reaction), self.flush_talk)()
+            case Partial(text):
+                self._emit("user-partial", text=text)
+            case Turn():
+                self._emit("user-turn", text=reaction.text, language=reaction.language)
+                self._answer(reaction)
+            case Failed(message):
+                self._emit("error", message=message)
+
+    def _answer(self, turn: Turn) -> None:
+        try:
+            self.put_msg_txt(turn.text, "chat")
+        except Overloaded as error:
+            self._emit("error", message=str(error))
+            return
+        latency = self._latency[max(self._latency)]
+        latency.endpointing_ms = turn.endpoint_ms
+        latency.asr_ms = max(0, PAUSE_FRAMES * FRAME_MS + turn.asr_ms - turn.endpoint_ms)
 
     def hold_talk(self) -> None:
         """Fall silent within a tick and stay where it is, until `resume_talk` or `flush_talk`."""
@@ -297,14 +356,15 @@ class BaseReal(ABC):
         self.notify(event)
         self._news.tell(event)
 
-    # The three tasks.
+    # The four tasks.
 
     async def run(self) -> None:
-        """Live until cancelled, or until one of the three tasks fails; then `aclose()`."""
+        """Live until cancelled, or until one of the four tasks fails; then `aclose()`."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._speak(), name=f"speak-{self.id}")
             group.create_task(self._drive(), name=f"drive-{self.id}")
             group.create_task(self._playout(), name=f"playout-{self.id}")
+            group.create_task(self._listen(), name=f"listen-{self.id}")
 
     async def aclose(self) -> None:
         """Free everything, whether or not the session ever ran."""
@@ -338,11 +398,24 @@ class BaseReal(ABC):
 
     async def _say(self, utterance: Utterance) -> None:
         chat = utterance.kind == "chat"
-        deltas = self._shared.llm.stream(self.history.ask(utterance.text)) if chat else None
+        deltas = self._think(utterance) if chat else None
         stall_s = self._shared.settings.tts_timeout_s
         async with aclosing(speak(utterance, self.epoch, self._shared.tts, deltas, stall_s=stall_s)) as chunks:
             async for chunk in chunks:
+                if chunk.pcm is not SILENT_CHUNK and utterance.id in self._latency:
+                    latency = self._latency[utterance.id]
+                    latency.sound_s = latency.sound_s or self._loop.time()
                 await self._chunks.put(chunk)
+
+    async def _think(self, question: Utterance) -> AsyncGenerator[str, None]:
+        """The answer as it is written; when that began is noted."""
+        latency, clips = self._latency.get(question.id), self.choice.clips.values()
+        stage = Repertoire(tuple(self.portrait.states), tuple(clip.name for clip in clips if clip.name))
+        async with aclosing(self._mind.answer(self.history.ask(question.text), self._told, stage)) as deltas:
+            async for delta in deltas:
+                if latency and latency.text_s is None:
+                    latency.text_s = self._loop.time()
+                yield delta
 
     async def _drive(self) -> None:
         """Task 2: chunks become windows, windows become face jobs with a tick to be shown at."""
@@ -405,6 +478,27 @@ class BaseReal(ABC):
         else:
             self._timeline.put_picture(job.tick + self._delay - delay, future.result())
 
+    def _told(self, event: MindEvent) -> None:
+        """The mind draws on a document, or has the avatar do something."""
+        match event:
+            case Source(name):
+                self._emit("source", name=name)
+            case Action("set_state", arguments):
+                self.set_custom_state(arguments["audiotype"])
+            case Action(_, arguments):
+                self._play_action(arguments["name"])
+
+    def _play_action(self, name: str) -> None:
+        clip = next(clip for clip in self.choice.clips.values() if clip.name == name)
+        self.portrait.play_once(clip.audiotype)
+        self._emit("action", name=name, audiotype=clip.audiotype)
+
+    async def _listen(self) -> None:
+        """Task 4: what the user says is understood, from the first sound of a microphone on."""
+        await self._listening.wait()
+        if self._ears:
+            await self._ears.run()
+
     async def _playout(self) -> None:
         """Task 3, the only one that sleeps: each tick, when it is due, goes to every output."""
         self._next = self.clock.position
@@ -437,6 +531,8 @@ class BaseReal(ABC):
         sound, face = self._timeline.take(number)
         state = self.portrait.audiotype
         samples = self._fader.apply(sound.samples if sound else self.portrait.clip_sound())
+        if self._ears:
+            self._ears.played(samples, ending=self._is_ending())
         image, idle = self.portrait.picture(number, sound.avatar if sound else None, face)
         tick = Tick(number, image, samples, self._opus.encode(samples), idle)
         for output in self._outputs:
@@ -450,6 +546,11 @@ class BaseReal(ABC):
         if self.portrait.audiotype != state:
             self._emit("state", audiotype=self.portrait.audiotype)
 
+    def _is_ending(self) -> bool:
+        """Whether 300 ms or less remain of all there is to say."""
+        done = self._turn is None or self._turn.done()
+        return done and len(self._timeline) <= ENDING_TICKS and self._chunks.empty() and self._utterances.empty()
+
     def _push_picture(self, picture: Picture) -> None:
         for output in self._outputs:
             if output.wants_h264:
@@ -461,13 +562,14 @@ class BaseReal(ABC):
         match mark.kind:
             case "start":
                 self._saying, self._heard = about, Heard()
-                metrics.FIRST_SOUND_SECONDS.observe(self._loop.time() - self._accepted.pop(about.id, self._loop.time()))
+                self._tell_latency(about)
                 self._emit("speak-start", utterance=about.id, status="start", text=_own_text(about))
             case "sentence":
                 self._heard.sentence(mark.text)
                 self._emit("sentence", utterance=about.id, text=mark.text)
             case "word":
                 self._heard.word(mark.text)
+                self._words.append((self._loop.time(), mark.text))
                 self._emit("word", utterance=about.id, text=mark.text, duration_ms=mark.duration_ms)
             case "error":
                 metrics.SPEECH_ERRORS.inc()
@@ -478,6 +580,14 @@ class BaseReal(ABC):
                 if not self._unsaid:
                     self._last_asked = self._loop.time()
                     self._quiet.set()
+
+    def _tell_latency(self, about: Utterance) -> None:
+        latency = self._latency.pop(about.id, None)
+        if latency:
+            now = self._loop.time()
+            metrics.FIRST_SOUND_SECONDS.observe(now - latency.asked_s)
+            if about.kind == "chat":
+                self._emit("latency", utterance=about.id, **latency.shares(now))
 
     def _end_saying(self, *, interrupted: bool) -> None:
         """The present utterance is over: remember what was heard of it, and say so."""

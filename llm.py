@@ -1,74 +1,129 @@
-"""Language models: streaming chat, and a history that keeps what was heard rather than what was written."""
+"""Language models: what they all are, what they are asked, and a history that keeps what was heard.
+
+A model turns messages into text as it is written. It is shared by all sessions; what fails is EngineFailed, with a
+message that a client may read. Who a session talks with, and what that one knows and can do, is a `minds.mind.Mind`.
+"""
 
 from __future__ import annotations
 
-import ast
-import asyncio
-import operator
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Self, cast
 
-from core.errors import EngineFailed
 from core.registry import Registry
 
-if TYPE_CHECKING:
-    from openai import AsyncStream
-    from openai.types.chat import ChatCompletionChunk
+LLM = Registry("llm", {"openai": "minds.chat:OpenAILLM", "rules": "minds.rules:RuleLLM"})
 
-T = TypeVar("T")
+Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": text}, and what tools add
+Tool = Mapping[str, Any]  # a function as OpenAI's chat completions describe it
 
-LLM = Registry("llm", {"openai": "llm:OpenAILLM", "rules": "llm:RuleLLM"})
-
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
-
-OPENAI_URL = "https://api.openai.com/v1"
 INTERRUPTED = "…"
+MESSAGE_TOKENS = 4  # what a message costs besides its text
 SYSTEM_PROMPT = (
     "You are a friendly digital human who talks with a visitor. What you write is read out: answer in the visitor's "
     "language, briefly and colloquially, in plain sentences without lists, Markdown or emoji. "
     f"Where an earlier answer of yours ends with {INTERRUPTED} the visitor interrupted it."
 )
 
+_CJK = "\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_PIECE = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+
 
 @dataclass(frozen=True, slots=True)
 class LLMSettings:
-    """Which model answers, and how. `timeout_s` bounds each wait for more text. The key does not show in `repr`."""
+    """Which model answers, and how. The key does not show in `repr`.
+
+    `timeout_s` bounds each wait for more text; `key_env` names the environment variable that should hold the key;
+    `temperature` and `max_tokens` (of an answer) are the server's own if None; `history_tokens` is how much of a
+    conversation is sent along; `knowledge` a folder of documents; `tools` whether the model may move the avatar.
+    """
 
     api_key: str = field(default="", repr=False)
     base_url: str = ""
     model: str = "qwen-plus"
     system_prompt: str = SYSTEM_PROMPT
     timeout_s: float = 30.0
+    key_env: str = ""
+    temperature: float | None = None
+    max_tokens: int | None = None
+    history_tokens: int = 4000
+    knowledge: Path | None = None
+    tools: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a model asks to be done: `arguments` is the JSON text that it wrote, right or wrong."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 class History:
-    """What one session has said and heard, at most `max_messages` of it, oldest forgotten first."""
+    """What one session has said and heard: at most `max_messages` and about `max_tokens`, oldest forgotten first.
 
-    def __init__(self, system: str = SYSTEM_PROMPT, max_messages: int = 40) -> None:
+    The system prompt and the last question always stay.
+    """
+
+    def __init__(self, system: str = SYSTEM_PROMPT, max_messages: int = 40, max_tokens: int = 4000) -> None:
         self._system: list[Message] = [{"role": "system", "content": system}] if system else []
-        self._messages: list[Message] = []
-        self._max = max_messages
+        self._messages: deque[tuple[Message, int]] = deque()
+        self._max_messages = max_messages
+        self._max_tokens = max_tokens - sum(map(_tokens, self._system))
+
+    @property
+    def messages(self) -> list[Message]:
+        """What was said and heard, oldest first, without the system prompt."""
+        return [message for message, _ in self._messages]
 
     def ask(self, text: str) -> list[Message]:
         """The messages that put the question `text` to a model. A question never answered counts as interrupted."""
-        if self._messages and self._messages[-1]["role"] == "user":
+        if self._last_role == "user":
             self.heard("", interrupted=True)
-        self._messages.append({"role": "user", "content": text})
-        while len(self._messages) > self._max or self._messages[0]["role"] != "user":
-            self._messages.pop(0)
-        return [*self._system, *self._messages]
+        self._add("user", text)
+        while self._too_long() or self._messages[0][0]["role"] != "user":
+            self._messages.popleft()
+        return [*self._system, *(message for message, _ in self._messages)]
 
     def heard(self, text: str, *, interrupted: bool = False) -> None:
         """Set the answer to the last question to `text`, all that was heard of it so far."""
-        if self._messages and self._messages[-1]["role"] == "assistant":
+        if self._last_role == "assistant":
             self._messages.pop()
         content = text + INTERRUPTED if interrupted else text
         if self._messages and content:
-            self._messages.append({"role": "assistant", "content": content})
+            self._add("assistant", content)
+
+    @property
+    def _last_role(self) -> str:
+        return self._messages[-1][0]["role"] if self._messages else ""
+
+    def _add(self, role: str, content: str) -> None:
+        message = {"role": role, "content": content}
+        self._messages.append((message, _tokens(message)))
+
+    def _too_long(self) -> bool:
+        tokens = sum(tokens for _, tokens in self._messages)
+        return len(self._messages) > 1 and (len(self._messages) > self._max_messages or tokens > self._max_tokens)
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens `text` is: one a CJK character, one for every 4 bytes of any other word."""
+    return sum(_length(piece) for piece in _PIECE.findall(text))
+
+
+def _length(piece: str) -> int:
+    if len(piece) == 1:
+        return 1
+    return -(-len(piece.encode("utf-8", "replace")) // 4)
+
+
+def _tokens(message: Message) -> int:
+    return MESSAGE_TOKENS + estimate_tokens(message["content"])
 
 
 class BaseLLM(ABC):
@@ -81,167 +136,20 @@ class BaseLLM(ABC):
     def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
         """The answer to `messages` as it is written; to be closed by whoever leaves it early. Raises EngineFailed."""
 
+    def converse(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> AsyncIterator[str | Call]:
+        """As `stream`, and after the text the calls of `tools` that the model asks for; here: none ever."""
+        return self.stream(messages)
+
+    def like(self, settings: LLMSettings) -> Self:
+        """Such a model with other `settings`, on the same server, through the same connections."""
+        return type(self)(settings)
+
     async def aclose(self) -> None:
-        """Give back what the model holds."""
+        """Give back what the model holds. Idempotent."""
         return
 
 
 def make_llm(settings: LLMSettings) -> BaseLLM:
     """The model `settings` ask for: an OpenAI-compatible server if they have a key or a server, rules otherwise."""
-    name = "openai" if settings.api_key or settings.base_url else "rules"
+    name = "openai" if settings.api_key or settings.key_env or settings.base_url else "rules"
     return cast(BaseLLM, LLM.load(name)(settings))
-
-
-class OpenAILLM(BaseLLM):
-    """Any server that speaks OpenAI's chat completions, through one client, which is one pool of connections.
-
-    Making one takes up to a second, for the library is large: do it before the first session.
-    """
-
-    def __init__(self, settings: LLMSettings | None = None) -> None:
-        from openai import AsyncOpenAI
-
-        super().__init__(settings)
-        self._client = AsyncOpenAI(
-            api_key=self.settings.api_key or "none",
-            base_url=self.settings.base_url or OPENAI_URL,
-            timeout=self.settings.timeout_s,
-            max_retries=1,
-        )
-        self._create = self._client.chat.completions.create
-
-    async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        from openai import APITimeoutError, OpenAIError
-
-        finished = False
-        try:
-            async with await self._ask(messages) as chunks:
-                while (chunk := await self._within(anext(chunks, None))) is not None:
-                    for choice in chunk.choices or ():
-                        finished = finished or choice.finish_reason is not None
-                        if choice.delta.content:
-                            yield choice.delta.content
-        except (TimeoutError, APITimeoutError) as error:
-            raise EngineFailed("the language model did not answer in time") from error
-        except (OpenAIError, ValueError) as error:
-            raise EngineFailed("the language model failed") from error
-        if not finished:
-            raise EngineFailed("the language model broke off")
-
-    async def _ask(self, messages: Sequence[Message]) -> AsyncStream[ChatCompletionChunk]:
-        return await self._within(self._create(model=self.settings.model, messages=cast(Any, messages), stream=True))
-
-    async def _within(self, answer: Awaitable[T]) -> T:
-        async with asyncio.timeout(self.settings.timeout_s):
-            return await answer
-
-    async def aclose(self) -> None:
-        await self._client.close()
-
-
-class RuleLLM(BaseLLM):
-    """A small talker without any model, in Chinese and English. It says plainly that it is an offline demo."""
-
-    def __init__(self, settings: LLMSettings | None = None, now: Callable[[], datetime] = datetime.now) -> None:
-        super().__init__(settings)
-        self._now = now
-
-    async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        question = messages[-1]["content"] if messages else ""
-        answer = self.reply(question)
-        for at in range(0, len(answer), 4):
-            await asyncio.sleep(0)
-            yield answer[at : at + 4]
-
-    def reply(self, question: str) -> str:
-        """The whole answer, in the language of the question."""
-        chinese = bool(_HANZI.search(question))
-        number = calculate(question)
-        if number is not None:
-            return f"等于{number}。" if chinese else f"That makes {number}."
-        for pattern, zh, en in _RULES:
-            if pattern.search(question):
-                return (zh if chinese else en).format(now=self._now())
-        said = question.strip().rstrip(" .!?。！？")
-        return (_ASK_BACK_ZH if chinese else _ASK_BACK_EN).format(said)
-
-
-def calculate(question: str) -> str | None:
-    """The value of the first sum in `question`, such as "12 x 3" or "3加5"; None if there is none, or no value."""
-    for word, sign in _SIGNS:
-        question = word.sub(sign, question)
-    found = _SUM.search(question[:200])
-    if not found:
-        return None
-    try:
-        value = _value(ast.parse(found[0].strip(), mode="eval").body)
-    except (SyntaxError, ArithmeticError, KeyError, TypeError):
-        return None
-    return f"{value:.10g}" if abs(value) < 1e10 else f"{value:.4g}"
-
-
-def _value(node: ast.expr) -> float:
-    match node:
-        case ast.Constant(value=int() | float() as number):
-            return float(number)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
-        case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](_value(left), _value(right))
-    raise TypeError
-
-
-_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
-_SIGNS = (
-    (re.compile(r"(?<=\d),(?=\d{3})"), ""),
-    (re.compile(r"加上?|\bplus\b|＋"), "+"),
-    (re.compile(r"减去?|\bminus\b|－|−"), "-"),
-    (re.compile(r"乘以?|×|\btimes\b|\bmultiplied by\b|(?<=\d)\s*[xX]\s*(?=\d)"), "*"),
-    (re.compile(r"除以|÷|\bdivided by\b"), "/"),
-)
-_SUM = re.compile(r"[(\s-]*\d[\d.]*\s*\)*(?:\s*[-+*/][(\s-]*\d[\d.]*\s*\)*)+")
-_HANZI = re.compile(r"[\u3400-\u9fff]")
-
-_RULES = tuple(
-    (re.compile(pattern, re.IGNORECASE), zh, en)
-    for pattern, zh, en in (
-        (
-            r"你是谁|你叫什么|自我介绍|介绍一下你|\b(?:who|what) are you\b|\byour name\b|\bintroduce yourself\b",
-            "我是 Vivace 数字人的离线演示。我没有接语言模型，只会报时间、算算术和打招呼。",
-            "I am the offline demo of Vivace, a digital human. There is no language model behind me: "
-            "I can tell the time, do sums and say hello.",
-        ),
-        (
-            r"几点|什么时间|\bwhat(?:'s| is)? (?:the )?time\b|\btime is it\b",
-            "现在是{now:%H}点{now:%M}分。",
-            "It is {now:%H:%M}.",
-        ),
-        (
-            r"几号|日期|星期几|今天是什么日子|\bwhat(?:'s| is)? (?:the |today's )?da(?:te|y)\b|\bday is it\b",
-            "今天是{now.year}年{now.month}月{now.day}日。",
-            "Today is {now:%A}, {now:%B} {now.day}, {now.year}.",
-        ),
-        (
-            r"天气|气温|下雨|\bweather\b|\brain\b|\btemperature\b",
-            "我在离线演示，查不到天气。",
-            "I am an offline demo, so I cannot look up the weather.",
-        ),
-        (r"谢谢|多谢|感谢|\bthank", "不客气！", "You are welcome!"),
-        (r"再见|拜拜|\bbye\b|\bsee you\b", "再见，欢迎下次再来！", "Goodbye, and come back soon!"),
-        (
-            r"你好|您好|大家好|早上好|晚上好|\bhello\b|\bhi\b|\bhey\b|\bgood (?:morning|afternoon|evening)\b",
-            "你好！我是离线演示，还没有接语言模型。你可以问我几点了，或者让我算一道题。",
-            "Hello! I am an offline demo without a language model. Ask me the time, or give me a sum.",
-        ),
-    )
-)
-_ASK_BACK_ZH = "你说的是：{}。我是离线演示，没有语言模型，答不上来。要不要问我几点了，或者让我算一道题？"
-_ASK_BACK_EN = (
-    "You said: {}. I am an offline demo without a language model, so I cannot answer that. "
-    "Would you like the time, or a sum?"
-)

@@ -21,7 +21,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from core.errors import EngineFailed
+from core.errors import BadMedia, EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Voice
 from core.registry import Registry
 from core.voices import Reference, find_voice
@@ -36,6 +36,18 @@ TTS = Registry(
         "edgetts": "tts.edge:EdgeTTS",
         "espeak": "tts.espeak:EspeakTTS",
         "hibari": "tts.hibari:HibariTTS",
+        "kokoro": "tts.kokoro:KokoroTTS",
+        "piper": "tts.piper:PiperTTS",
+        "gpt-sovits": "tts.gptsovits:GptSovitsTTS",
+        "cosyvoice": "tts.cosyvoice:CosyVoiceTTS",
+        "fishtts": "tts.fish:FishTTS",
+        "xtts": "tts.xtts:XttsTTS",
+        "omnitts": "tts.omni:OmniTTS",
+        "indextts2": "tts.indextts2:IndexTTS2",
+        "tencent": "tts.tencent:TencentTTS",
+        "doubao": "tts.doubao:DoubaoTTS",
+        "azuretts": "tts.azure:AzureTTS",
+        "qwentts": "tts.qwen:QwenTTS",
     },
 )
 
@@ -109,8 +121,11 @@ class BaseTTS(ABC):
         return ()
 
     def reference(self, voice: Voice) -> Reference | None:
-        """The reference that `voice` or else the settings name, or None if they name none that there is."""
-        return find_voice(self.settings.voices, voice.name or self.settings.default_voice)
+        """The reference that `voice` or else the settings name, or None if they name none. EngineFailed if damaged."""
+        try:
+            return find_voice(self.settings.voices, voice.name or self.settings.default_voice)
+        except BadMedia as error:
+            raise EngineFailed(str(error)) from error
 
 
 class PcmStream:

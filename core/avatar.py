@@ -127,6 +127,7 @@ class Clip:
     audiotype: int
     frames: NDArray[np.uint8] = field(repr=False)
     pcm: NDArray[np.float32] | None = field(default=None, repr=False)
+    name: str = ""  # under which a mind may play it
 
 
 def safe_id(name: str) -> str:
@@ -324,6 +325,7 @@ class ClipItem(BaseModel):
     imgpath: str
     audiopath: str = ""
     loop: bool | None = None
+    name: str = Field("", max_length=64, description="as an action that a language model may ask for, such as 'wave'")
 
 
 def load_clip(item: ClipItem, within: Path | None) -> Clip:
@@ -333,7 +335,7 @@ def load_clip(item: ClipItem, within: Path | None) -> Clip:
     """
     pictures = read_pictures(confined(item.imgpath, within))
     sound = decode_audio(confined(item.audiopath, within)) if item.audiopath else None
-    return Clip(item.audiotype, pictures, sound)
+    return Clip(item.audiotype, pictures, sound, item.name)
 
 
 def confined(name: str, within: Path | None) -> Path:

@@ -51,11 +51,17 @@ class Settings(BaseSettings):
     customvideo_config: str = Field("", description="JSON file of custom states")
     multiavatar_config: str = Field("", description="JSON file of the avatars a message may choose")
 
-    tts: str = Field("auto", description="auto, edgetts, hibari, espeak")
+    tts: str = Field("auto", description="auto, edgetts, kokoro, hibari, espeak, gpt-sovits, …: docs/tts.md")
     REF_FILE: str = Field("", description="default voice: an engine's voice name or a reference's id")
     REF_TEXT: str = Field("", description="what the reference says")
     TTS_SERVER: str = Field("http://127.0.0.1:9880", description="address of a TTS server")
     tts_timeout_s: float = Field(10.0, gt=0, description="a sentence is skipped after this long without sound")
+
+    asr: str = Field("auto", description="auto, whisper, funasr or off; auto is whisper if its model is there")
+    asr_model: str = Field("base", description="of whisper: models/whisper-NAME")
+    asr_language: str = Field("", description="zh, en, …; empty: found out for every turn")
+    ASR_SERVER: str = Field("ws://127.0.0.1:10095", description="address of a FunASR runtime")
+    asr_timeout_s: float = Field(10.0, gt=0, description="what was said is given up after this long")
 
     llm: str = Field("auto", description="auto, openai or rules")
     llm_model: str = Field("", description="model name; default qwen-plus or gpt-4o-mini")
@@ -64,8 +70,9 @@ class Settings(BaseSettings):
         "You are a friendly presenter. Answer briefly, in spoken language, in the language of the question.",
         description="system prompt",
     )
-    llm_profiles: dict[str, str] = Field(
-        default_factory=dict, description="system prompts by the llmid that an offer may name"
+    llm_profiles: dict[str, str | dict[str, Any]] = Field(
+        default_factory=dict,
+        description="by the llmid that an offer may name: a prompt, or prompt, base_url, model, knowledge, …",
     )
     llm_timeout_s: float = Field(20.0, gt=0, description="an answer is given up after this long without text")
 

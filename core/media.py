@@ -49,7 +49,8 @@ EventKind = Literal[
     "user-turn",  # what the user said
     "barge-in",  # what the user's voice does to the presenter: duck, hold, restore, interrupt
     "latency",  # of an answer, when its first sound leaves
-    "source",  # what an answer draws on
+    "source",  # a document that an answer draws on
+    "action",  # what the language model has the avatar do
 ]
 MarkKind = Literal["start", "sentence", "word", "error", "end"]
 

@@ -75,7 +75,7 @@ class Offer(Message):
     avatar: str = Field("", description="avatar id; default: the server's avatar_id")
     refaudio: str = Field("", description="voice name or reference id; default: the server's REF_FILE")
     reftext: str = Field("", description="what the reference says; default: the server's REF_TEXT")
-    llmid: str = Field("", description="which of the server's prompts to chat with")
+    llmid: str = Field("", description="which of the server's llm_profiles to chat with")
     custom_config: Annotated[list[ClipItem] | None, BeforeValidator(_from_json)] = Field(
         None, max_length=MAX_CLIPS, description="custom states, a list or its JSON text"
     )
@@ -166,7 +166,8 @@ def voice_of(wishes: dict[str, Any] | None, default: Voice | None = None) -> Voi
     name = str(wishes.pop("ref_file", "") or wishes.pop("voice", "") or default.name)
     if name and not VOICE_NAME.fullmatch(name):
         raise BadRequest("ref_file is a voice's name or a reference's id, not a path")
-    return Voice(name, str(wishes.pop("ref_text", "") or default.ref_text), wishes)
+    usual = default.ref_text if name == default.name else ""  # another reference says something else
+    return Voice(name, str(wishes.pop("ref_text", "") or usual), wishes)
 
 
 def parse(model: type[M], body: bytes) -> M:

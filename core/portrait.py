@@ -50,6 +50,7 @@ class Portrait:
         self._held = 0
         self._last: Image | None = None
         self._fade: _Fade | None = None
+        self._back: int | None = None  # the state after a clip that is played once
         self._clip_ticks = dict.fromkeys(clips, 0)
         self._clip_sounds = {kind: to_int16(clip.pcm) for kind, clip in clips.items() if clip.pcm is not None}
 
@@ -60,9 +61,15 @@ class Portrait:
 
     def set_state(self, audiotype: int, *, reinit: bool) -> None:
         """Show custom state `audiotype` from the next tick on, from its start or (not `reinit`) where it was left."""
-        self.audiotype = audiotype
+        self.audiotype, self._back = audiotype, None
         if reinit and audiotype in self._clip_ticks:
             self._clip_ticks[audiotype] = 0
+
+    def play_once(self, audiotype: int) -> None:
+        """Show the clip of `audiotype` from its start to its end, then what was shown before."""
+        back = self.audiotype if self._back is None else self._back
+        self.set_state(audiotype, reinit=True)
+        self._back = back
 
     def clip_sound(self) -> NDArray[np.int16]:
         """The running clip's sound of this tick, int16 (640,); where the sound has ended the state becomes 1."""
@@ -71,7 +78,8 @@ class Portrait:
             return SILENT_TICK
         start = self._clip_ticks[self.audiotype] * TICK_SAMPLES
         if start >= len(sound):
-            self.set_state(1, reinit=True)
+            if self._back is None:
+                self.set_state(1, reinit=True)
             return SILENT_TICK
         return np.pad(sound[start : start + TICK_SAMPLES], (0, max(0, start + TICK_SAMPLES - len(sound))))
 
@@ -116,6 +124,8 @@ class Portrait:
         clip = self.clips[self.audiotype]
         turn, place = divmod(self._clip_ticks[self.audiotype], len(clip.frames))
         self._clip_ticks[self.audiotype] += 1
+        if self._back is not None and self._clip_ticks[self.audiotype] >= len(clip.frames):
+            self.set_state(self._back, reinit=False)
         return cover(clip.frames[place if turn % 2 == 0 else -1 - place], self._size)
 
     def _start_fade(self, source: tuple[str, str | int], *, speaking: bool) -> None:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from core.errors import EngineFailed
 from core.media import Utterance
-from llm import BaseLLM, History, LLMSettings, OpenAILLM, RuleLLM, calculate, make_llm
+from llm import BaseLLM, History, LLMSettings, estimate_tokens, make_llm
+from minds import chat
+from minds.chat import OpenAILLM
+from minds.rules import RuleLLM, calculate
 from speech import voice
-from tests.fakes.openai_server import Act, OpenAIServer
+from tests.fakes.openai_server import SECRET, Act, OpenAIServer, Refusal, Step
 from tests.fakes.turns import Script, marks
 from ttsreal import closing
 
@@ -24,7 +30,7 @@ ASKED = [{"role": "user", "content": "Hi"}]
 
 
 def model_of(server: OpenAIServer, timeout_s: float = 5.0) -> OpenAILLM:
-    return OpenAILLM(LLMSettings("key", server.url, "fake-model", timeout_s=timeout_s))
+    return OpenAILLM(LLMSettings("hidden", server.url, "fake-model", timeout_s=timeout_s))
 
 
 async def answer(model: BaseLLM, question: str = "Hi") -> str:
@@ -60,30 +66,124 @@ async def test_chunks_without_choices_or_content_are_skipped() -> None:
         await model.aclose()
 
 
+async def test_wishes_are_sent_only_if_there_are_some() -> None:
+    async with OpenAIServer(["Hi"]) as server:
+        model = model_of(server)
+        await answer(model)
+        await answer(model.like(replace(model.settings, temperature=0.0, max_tokens=50)))
+        await model.aclose()
+    plain, wishing = server.asked
+    assert plain.keys() == {"model", "messages", "stream"}
+    assert (wishing["temperature"], wishing["max_tokens"]) == (0.0, 50)
+
+
+async def test_what_nobody_can_say_is_left_out() -> None:
+    async with OpenAIServer(["a\x00b\ud800", "c\x1b\n"]) as server:
+        model = model_of(server)
+        assert await answer(model) == "abc\n"
+        await model.aclose()
+
+
 @pytest.mark.parametrize(
-    "script",
-    [[Act.DROP], ["One. ", Act.DROP], ["One. ", Act.STOP], ["One. ", Act.ERROR], ["One. ", Act.GARBAGE]],
+    ("script", "sentence"),
+    [
+        ([Act.DROP], "broke off"),
+        (["One. ", Act.DROP], "broke off"),
+        (["One. ", Act.STOP], "broke off"),
+        ([Act.STOP], "answered nothing"),
+        (["One. ", Act.ERROR], "failed"),
+        (["One. ", Act.GARBAGE], "sent what cannot be read"),
+        ([b"data: \xff\xfe\n\n"], "sent what cannot be read"),
+        ([b"data: []\n\n"], "sent what cannot be read"),
+        ([b'data: {"choices": 5}\n\n'], "sent what cannot be read"),
+        ([b'data: {"choices": [{"index": 0}]}\n\n'], "sent what cannot be read"),
+        ([{"content": 5}], "sent what cannot be read"),
+        ([{"content": ["One. "]}], "sent what cannot be read"),
+        ([{"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": "x" * 5000}}]}], "sent what cannot be"),
+        ([b"data: " + b"x" * 100_000], "sent a line that is too long"),
+        (["x" * 100_000], "sent a line that is too long"),
+    ],
 )
-async def test_an_answer_that_breaks_off_is_an_error(script: list[str | float | Act]) -> None:
+async def test_an_answer_that_breaks_off_or_is_none_is_an_error(script: list[Step], sentence: str) -> None:
     async with OpenAIServer(script) as server:
         model = model_of(server)
-        with pytest.raises(EngineFailed, match=r"^the language model (failed|broke off)$"):
+        with pytest.raises(EngineFailed, match=f"^the language model {sentence}"):
             await answer(model)
         await model.aclose()
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
-async def test_an_error_status_is_told_without_the_servers_words(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openai._constants.INITIAL_RETRY_DELAY", 0.0)
-    async with OpenAIServer(status=status) as server:
+@pytest.mark.parametrize(
+    ("refusal", "sentence"),
+    [
+        (Refusal(400), "the language model's server refused or failed"),
+        (Refusal(401), "the language model's server refused the key"),
+        (Refusal(403), "the language model's server refused the key"),
+        (Refusal(404), "the language model's server knows no such model"),
+        (Refusal(429), "the language model is too busy"),
+        (Refusal(500), "the language model's server refused or failed"),
+        (Refusal(200, page=True), "the language model's address answers with a web page"),
+        (Refusal(404, page=True), "the language model's server knows no such model"),
+    ],
+)
+async def test_a_refusal_is_told_without_the_servers_words(
+    refusal: Refusal, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "RETRY_S", 0.0)
+    async with OpenAIServer(refusal) as server:
         model = model_of(server)
-        with pytest.raises(EngineFailed, match=r"^the language model failed$"):
+        with logged() as lines, pytest.raises(EngineFailed, match=f"^{sentence}$"):
             await answer(model)
         await model.aclose()
+    assert len(lines) == 1 and sentence in lines[0]
+    assert SECRET not in lines[0] and "hidden" not in lines[0]
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """The lines that are logged meanwhile."""
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING")
+    yield lines
+    logger.remove(sink)
+
+
+@pytest.mark.parametrize("refusal", [Refusal(429, {"Retry-After": "0.01"}), Refusal(503, {"Retry-After": "0"})])
+async def test_a_busy_server_is_asked_once_more(refusal: Refusal) -> None:
+    async with OpenAIServer(refusal, ["Hi"]) as server:
+        model = model_of(server)
+        assert await answer(model) == "Hi"
+        await model.aclose()
+
+
+@pytest.mark.parametrize("header", ["30", "Fri, 20 Nov 2026 13:00:00 GMT", "-1", "1e1", "nan"])
+async def test_whoever_asks_for_a_long_wait_is_not_asked_again(header: str) -> None:
+    async with OpenAIServer(Refusal(429, {"Retry-After": header}), ["Hi"]) as server:
+        model = model_of(server)
+        with pytest.raises(EngineFailed, match="too busy"):
+            await answer(model)
+        await model.aclose()
+    assert len(server.asked) == 1
+
+
+async def test_a_missing_key_is_told_by_the_name_of_its_variable() -> None:
+    model = OpenAILLM(LLMSettings(base_url="http://127.0.0.1:9/v1", key_env="SHOP_KEY"))
+    with pytest.raises(EngineFailed, match="set SHOP_KEY in the environment"):
+        await answer(model)
+    await model.aclose()
+
+
+async def test_models_alike_share_connections() -> None:
+    async with OpenAIServer(["Hi"]) as server:
+        model = model_of(server)
+        await answer(model)
+        await answer(model.like(replace(model.settings, model="another")))
+        await model.aclose()
+    assert [asked["model"] for asked in server.asked] == ["fake-model", "another"]
+    assert len(server.peers) == 1
 
 
 @pytest.mark.parametrize("script", [[Act.HANG], ["One. ", Act.HANG], [*[Act.COMMENT, 0.02] * 100]])
-async def test_a_model_that_gives_nothing_in_time_has_failed(script: list[str | float | Act]) -> None:
+async def test_a_model_that_gives_nothing_in_time_has_failed(script: list[Step]) -> None:
     async with OpenAIServer(script) as server:
         model = model_of(server, timeout_s=0.2)
         with pytest.raises(EngineFailed, match="in time"):
@@ -94,7 +194,7 @@ async def test_a_model_that_gives_nothing_in_time_has_failed(script: list[str | 
 async def test_a_server_that_is_not_there_has_failed() -> None:
     async with OpenAIServer() as server:
         model = model_of(server)
-    with pytest.raises(EngineFailed, match=r"^the language model failed$"):
+    with pytest.raises(EngineFailed, match=r"^the language model could not be reached$"):
         await answer(model)
     await model.aclose()
 
@@ -120,7 +220,7 @@ async def test_cancelling_a_turn_hangs_up() -> None:
 
 
 @pytest.mark.parametrize("script", [["One. Tw", Act.DROP], ["One. Tw", Act.STOP], ["One. Tw", Act.HANG]])
-async def test_a_turn_whose_model_fails_is_spoken_so_far_and_ends(script: list[str | float | Act]) -> None:
+async def test_a_turn_whose_model_fails_is_spoken_so_far_and_ends(script: list[Step]) -> None:
     async with OpenAIServer(script) as server:
         model = model_of(server, timeout_s=0.3)
         chunks = [chunk async for chunk in voice(Utterance(1, "chat", "Hi"), 0, Script(), model.stream(ASKED))]
@@ -260,6 +360,48 @@ def test_a_history_is_bounded_and_begins_with_a_question() -> None:
         "Answer 18",
         "Question 19",
     ]
+
+
+def test_the_oldest_is_forgotten_first_when_there_are_too_many_tokens() -> None:
+    history = History("Be kind.", max_tokens=60)
+    for n in range(20):
+        messages = history.ask(f"{n} " + "字" * 10)
+        history.heard("好")
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[1]["content"].startswith("18 ")
+
+
+def test_neither_the_prompt_nor_the_question_is_ever_trimmed() -> None:
+    history = History("Be kind. " * 100, max_tokens=10)
+    history.ask("Hello?")
+    history.heard("Hello!", interrupted=True)
+    question = "Why? " * 1000
+    assert [message["content"] for message in history.ask(question)] == ["Be kind. " * 100, question]
+
+
+def test_what_was_heard_stays_with_its_mark_when_others_are_forgotten() -> None:
+    history = History("", max_tokens=30)
+    history.ask("很久以前的一个很长很长的问题")
+    history.heard("很长的回答")
+    history.ask("Go on")
+    history.heard("Once upon", interrupted=True)
+    assert [message["content"] for message in history.ask("Why?")] == ["Go on", "Once upon…", "Why?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("", 0),
+        ("你好，世界！", 6),
+        ("Hello, world!", 4),
+        ("a 字 b", 3),
+        ("Привет", 3),
+        ("\ud800", 1),
+        ("x" * 4001, 1001),
+    ],
+)
+def test_tokens_are_estimated(text: str, tokens: int) -> None:
+    assert estimate_tokens(text) == tokens
 
 
 def test_what_was_asked_does_not_change_afterwards() -> None:

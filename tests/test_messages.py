@@ -138,11 +138,12 @@ DEFAULT = Voice("narrator", "as he says")
         (None, DEFAULT),
         ({}, DEFAULT),
         ({"ref_file": "", "ref_text": ""}, DEFAULT),
-        ({"ref_file": "zh-CN-YunxiNeural"}, Voice("zh-CN-YunxiNeural", "as he says")),
-        ({"voice": "中文女声"}, Voice("中文女声", "as he says")),
-        ({"ref_file": "a", "voice": "b"}, Voice("a", "as he says", {"voice": "b"})),
+        ({"ref_file": "zh-CN-YunxiNeural"}, Voice("zh-CN-YunxiNeural")),
+        ({"voice": "中文女声"}, Voice("中文女声")),
+        ({"ref_file": "a", "voice": "b"}, Voice("a", extra={"voice": "b"})),
+        ({"ref_file": "narrator"}, DEFAULT),
         ({"ref_text": "hm", "speed": 1.2}, Voice("narrator", "hm", {"speed": 1.2})),
-        ({"ref_file": "Microsoft Zira (en-US): 2.1"}, Voice("Microsoft Zira (en-US): 2.1", "as he says")),
+        ({"ref_file": "Microsoft Zira (en-US): 2.1"}, Voice("Microsoft Zira (en-US): 2.1")),
     ],
 )
 def test_a_voice_is_the_sessions_with_the_messages_wishes(wishes: dict[str, Any] | None, voice: Voice) -> None:

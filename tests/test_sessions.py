@@ -304,7 +304,7 @@ async def a_round_of_visits(sessions: Sessions, shared: Shared, folder: Path) ->
     await asyncio.sleep(0.4)
     await asyncio.gather(*(sessions.close(real.id, "test") for real in reals))
     cast(InlineWorker, shared.worker).jobs.clear()
-    cast(ScriptLLM, shared.llm).asked.clear()
+    cast(ScriptLLM, shared.minds.default.llm).asked.clear()
     return [ref(avatar), *map(ref, reals)]
 
 

@@ -266,12 +266,10 @@ def whistled(rate_hz: int, start: int, layout: str = "mono", kind: str = "s16") 
     """20 ms of 500 Hz at half of full scale from sample `start` on, in the last channel."""
     wave = 0.5 * np.sin(2 * np.pi * 500 * (start + np.arange(rate_hz // 50)) / rate_hz)
     channels = np.stack([0 * wave, 2 * wave] if layout == "stereo" else [wave])
-    if kind.startswith("s16"):
-        channels = (channels * 32767).astype(np.int16)
-    packed = channels if kind.endswith("p") else channels.T.reshape(1, -1)
-    frame = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(packed, np.float32 if kind[0] == "f" else np.int16), kind, layout
-    )
+    samples: Any = channels if kind[0] == "f" else channels * 32767
+    packed = samples if kind.endswith("p") else samples.T.reshape(1, -1)
+    dtype: Any = np.float32 if kind[0] == "f" else np.int16
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(packed, dtype), kind, layout)
     frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
     return frame
 

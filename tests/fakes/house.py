@@ -9,6 +9,8 @@ from basereal import BaseReal, Choice, Shared
 from core.avatar import Avatar
 from core.config import Settings
 from core.worker import InferenceWorker
+from minds.mind import Mind
+from minds.minds import Minds
 from outputs.encoder import IdleLoops
 from tests.fakes.person import PaintEngine, PaintReal, ScriptLLM, ToneTTS
 from tests.fakes.virtual import AVATAR, Inline, InlineWorker, Watcher
@@ -18,7 +20,7 @@ def doubles(**settings: Any) -> Shared:
     """A shared house without threads."""
     pool, worker = Inline(), cast(InferenceWorker, InlineWorker())
     loops = IdleLoops(500_000, pool)
-    return Shared(PaintEngine(), worker, loops, ToneTTS(), ScriptLLM(), pool, Settings(**settings))
+    return Shared(PaintEngine(), worker, loops, ToneTTS(), Minds(Mind(ScriptLLM())), pool, Settings(**settings))
 
 
 def maker(

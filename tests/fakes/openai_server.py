@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+SECRET = "secret words of the server"
+
 
 class Act(Enum):
-    """What a script can do besides sending text (a str) and waiting (a float, seconds)."""
+    """What a script can do besides sending text (a str), a delta (a dict), bytes, and waiting (a float, seconds)."""
 
     NO_CHOICES = "a chunk with an empty list of choices"
     NO_CONTENT = "a chunk whose delta has no content"
@@ -25,13 +28,28 @@ class Act(Enum):
     STOP = "the stream ends without a finish reason"
 
 
-class OpenAIServer:
-    """`script` is the answer to every request; a `status` other than 200 is answered without it."""
+@dataclass(frozen=True)
+class Refusal:
+    """An answer that is no stream: an error as the protocol has it, or a web page."""
 
-    def __init__(self, script: Sequence[str | float | Act] = (), status: int = 200) -> None:
-        self.script = script
-        self.status = status
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    page: bool = False
+
+
+Delta = dict[str, Any]
+Step = str | float | bytes | Act | Delta
+Script = Sequence[Step] | Refusal
+
+
+class OpenAIServer:
+    """The first of `scripts` answers the first request, the second the second, the last all that follow."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self.scripts = scripts or ((),)
         self.asked: list[dict[str, Any]] = []
+        self.keys: list[str] = []  # the Authorization header of each request
+        self.peers: set[Any] = set()  # the connections that were used
         self.left = asyncio.Event()  # a client went away before the end
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
@@ -49,23 +67,29 @@ class OpenAIServer:
         await self._server.close()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        script = self.scripts[min(len(self.asked), len(self.scripts) - 1)]
         self.asked.append(await request.json())
-        if self.status != 200:
-            return web.json_response({"error": {"message": "secret words of the server"}}, status=self.status)
+        self.keys.append(request.headers.get("Authorization", ""))
+        assert request.transport
+        self.peers.add(request.transport.get_extra_info("peername"))
+        return _refuse(script) if isinstance(script, Refusal) else await self._stream(request, script)
+
+    async def _stream(self, request: web.Request, script: Sequence[Step]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         try:
-            for step in self.script:
+            for step in script:
                 if step is Act.STOP:
                     return response
                 await self._take(step, request, response)
         except (asyncio.CancelledError, ConnectionError):
             self.left.set()
             raise
-        await response.write(_event(_chunk({}, finish_reason="stop")) + b"data: [DONE]\n\n")
+        called = any(isinstance(step, dict) and "tool_calls" in step for step in script)
+        await response.write(_event(_chunk({}, "tool_calls" if called else "stop")) + b"data: [DONE]\n\n")
         return response
 
-    async def _take(self, step: str | float | Act, request: web.Request, response: web.StreamResponse) -> None:
+    async def _take(self, step: Step, request: web.Request, response: web.StreamResponse) -> None:
         if isinstance(step, float):
             await asyncio.sleep(step)
         elif step is Act.HANG:
@@ -77,7 +101,24 @@ class OpenAIServer:
             await response.write(_data(step))
 
 
-def _data(step: str | float | Act) -> bytes:
+def called(name: str, arguments: object, index: int = 0, call_id: str | None = None) -> list[Delta]:
+    """The deltas of a call as OpenAI streams them: first id and name, then the arguments in pieces."""
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    first = {"index": index, "id": call_id or f"call_{index}x", "type": "function"}
+    pieces = [text[at : at + 5] for at in range(0, len(text), 5)]
+    deltas: list[Delta] = [{"index": index, "function": {"arguments": piece}} for piece in pieces]
+    return [{"tool_calls": [delta]} for delta in [first | {"function": {"name": name, "arguments": ""}}, *deltas]]
+
+
+def _refuse(refusal: Refusal) -> web.Response:
+    if refusal.page:
+        text = f"<!doctype html>\n<title>Welcome</title>\n<p>{SECRET}</p>\n"
+        return web.Response(text=text, content_type="text/html", status=refusal.status, headers=refusal.headers)
+    error = {"message": SECRET, "type": "invalid_request_error", "param": None, "code": None}
+    return web.json_response({"error": error}, status=refusal.status, headers=refusal.headers)
+
+
+def _data(step: str | float | bytes | Act | Delta) -> bytes:
     match step:
         case Act.NO_CHOICES:
             return _event({**_chunk({}), "choices": []})
@@ -86,9 +127,13 @@ def _data(step: str | float | Act) -> bytes:
         case Act.COMMENT:
             return b": still here\n\n"
         case Act.ERROR:
-            return _event({"error": {"message": "secret words of the server"}})
+            return _event({"error": {"message": SECRET}})
         case Act.GARBAGE:
             return b"data: {nonsense\n\n"
+        case bytes():
+            return step
+        case dict():
+            return _event(_chunk(step))
     return _event(_chunk({"content": step}))
 
 

@@ -13,12 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 
+from asrreal import BaseASR
 from basereal import BaseReal, Choice, Shared
 from core.avatar import Avatar, Clip
 from core.config import Settings
 from core.media import Engine, Event, Face, FaceJob, Picture, Tick
 from core.worker import InferenceWorker
 from llm import BaseLLM
+from minds.mind import Mind
+from minds.minds import Minds
 from outputs.encoder import IdleLoops
 from tests.fakes.person import PaintEngine, PaintReal, ScriptLLM, ToneTTS, make_avatar
 from ttsreal import BaseTTS
@@ -168,26 +171,28 @@ async def staged(
     worker: InlineWorker | None = None,
     avatars: Mapping[str, Avatar] | None = None,
     clips: Mapping[int, Clip] | None = None,
+    asr: BaseASR | None = None,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
     """A session in virtual time, its doubles at hand."""
-    worker = worker or InlineWorker()
+    worker, script = worker or InlineWorker(), llm or ScriptLLM()
     pool = Inline()
     shared = Shared(
         PaintEngine(),
         cast(InferenceWorker, worker),
         IdleLoops(500_000, pool),
         tts or ToneTTS(),
-        llm or ScriptLLM(),
+        Minds(Mind(script)),
         pool,
         Settings(**settings),
+        asr,
     )
     real = NotingReal(100_001, Choice(avatars or {"main": AVATAR}, clips or {}), shared)
     real.noted = []
     watcher = Watcher()
     real.attach(watcher)
     task = asyncio.create_task(real.run())
-    stage = Stage(real, watcher, worker, cast(ToneTTS, shared.tts), cast(ScriptLLM, shared.llm), task, real.noted)
+    stage = Stage(real, watcher, worker, cast(ToneTTS, shared.tts), cast(ScriptLLM, script), task, real.noted)
     try:
         yield stage
     finally:
