@@ -22,8 +22,10 @@ from loguru import logger
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
+from asr.api import API as HEARING
+from asr.api import DICTATION, Dictation
 from asr.turnend import find_smart_turn
-from asrreal import ASR, ASRSettings, BaseASR
+from asrreal import ASR, ASRSettings, BaseASR, NoASR
 from auth import add_headers, allow_cross_origin, limit_rate, refusal, render_errors, reply, require_token
 from basereal import ENGINES, BaseReal, Choice, Shared
 from body import read_form, read_json
@@ -357,6 +359,7 @@ API = [
     (history, Operation("GET", "/api/history", "The conversation so far", _LIVE, query=("sessionid",))),
     (close_session, Operation("DELETE", "/session/{sessionid}", "End a session", _LIVE)),
     (avatars, Operation("GET", "/api/avatars", "The avatars there are", _ABOUT)),
+    *HEARING,
     *VOICES,
     *STUDIO,
     (ice, Operation("GET", "/api/webrtc", "ICE servers for clients", _ABOUT)),
@@ -417,6 +420,7 @@ def make_app(settings: Settings) -> web.Application:
 async def _drain(app: web.Application) -> None:
     """First step of a shutdown: nobody gets in, speech ends, sessions close, and with them their event streams."""
     await app[HOUSE].sessions.drain(app[SETTINGS].drain_s)
+    await app[DICTATION].aclose()
 
 
 async def _house(app: web.Application) -> AsyncIterator[None]:
@@ -440,6 +444,7 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     minds = make_minds(_make_llm(settings), profiles, settings.data_dir / "knowledge", io)
     await minds.start()
     asr = await _make_asr(settings)
+    app[DICTATION] = Dictation(asr or NoASR(), io)
     smart_turn = await _in(io, find_smart_turn, settings.models_dir) if asr else None
     worker = InferenceWorker(settings.device)
     sessions = Sessions(settings.max_session, settings.idle_timeout_s)

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors import EngineFailed
 from core.media import Pcm
 from core.registry import Registry
 
@@ -64,3 +65,10 @@ class BaseASR(ABC):
     async def aclose(self) -> None:
         """Give back what the engine holds."""
         return
+
+
+class NoASR(BaseASR):
+    """Hears nothing, and says so."""
+
+    async def transcribe(self, pcm: Pcm) -> Transcript:
+        raise EngineFailed("this server does not listen: python scripts/fetch_models.py whisper-base")

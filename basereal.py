@@ -246,7 +246,7 @@ class BaseReal(ABC):
     def _open_ears(self) -> None:
         shared = self._shared
         if shared.asr is None:
-            self._emit("error", message="this server does not listen: it has no speech recognition")
+            self._emit("error", message="this server does not listen: python scripts/fetch_models.py whisper-base")
             return
         self._ears = Ears(shared.asr, self._react, said=self._said, smart_turn=shared.smart_turn, pool=shared.compose)
 

@@ -35,7 +35,8 @@ LATE_S = 2.0  # a stop word understood later is no longer obeyed
 
 BEFORE_FRAMES = 9  # kept from before the first voiced frame
 LEAST_FRAMES = 8  # voiced: less is no word, and recognisers make phrases of it
-PAUSE_FRAMES = 7  # 224 ms
+PAUSE_FRAMES = 7  # 224 ms: ask what was said
+HASTE_FRAMES = 4  # the same over the avatar's voice, where it may be a stop word
 EARLY_FRAMES = 10  # voiced, over the avatar's voice: ask at once
 MOST_FRAMES = 30 * SAMPLE_RATE // FRAME_SAMPLES
 WAITING = 4  # questions to the recogniser
@@ -353,7 +354,8 @@ class Ears:
         speech = self._speech
         if speech is None:
             return
-        paused = speech.silent == PAUSE_FRAMES and speech.voiced >= LEAST_FRAMES
+        pause = HASTE_FRAMES if self._ladder.claims else PAUSE_FRAMES
+        paused = speech.silent == pause and speech.voiced >= LEAST_FRAMES
         early = speech.asked < 0 and speech.voiced == EARLY_FRAMES and self._sounding
         if (paused or early) and speech.asked != speech.voiced:
             self._ask(speech)

@@ -39,7 +39,7 @@ class Thresholds:
     """The heights of the rungs, in frames of 32 ms; `gaps` of them may be silent in between."""
 
     speech: float = 0.5
-    duck_frames: int = 3
+    duck_frames: int = 2  # and the canceller takes the first 50 ms of what is said over the avatar
     hold_frames: int = 10
     hold_gaps: int = 2
     interrupt_frames: int = 20

@@ -39,6 +39,7 @@ GUESSED = -2.0  # below which it is nothing
 UNSURE = -1.0  # below which it is nothing if the model thinks so too
 NO_SPEECH = 0.5
 SIMPLIFIED = "以下是普通话的句子。"  # Chinese after this stays in simplified characters
+HALF_A_CHARACTER = "\ufffd"  # where the text was cut off
 FILES = ("model.bin", "config.json", "tokenizer.json")
 
 _LOOP = re.compile(r"(\w.{2,}?\w)(?:\W*\1){2,}", re.DOTALL)
@@ -124,24 +125,16 @@ class WhisperASR(BaseASR):
     def _read(self, speech: Pcm, window_samples: int) -> Reading:
         """`speech` at the beginning of a window of silence, encoded and decoded once, greedily."""
         model = self._model
-        window = np.zeros(-(-window_samples // PAIR_SAMPLES) * PAIR_SAMPLES, np.float32)
-        window[: len(speech)] = speech
-        encoded = model.encode(model.feature_extractor(window, padding=0))
+        encoded = model.encode(model.feature_extractor(_padded(speech, window_samples), padding=0))
         language = self._language or model.model.detect_language(encoded)[0][0][0].strip("<|>")
         tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", language)
         before = tokenizer.encode(f" {SIMPLIFIED}") if language == "zh" else []
         prompt = model.get_prompt(tokenizer, before, without_timestamps=True)
         most = SPARE_TOKENS + TOKENS_PER_S * len(speech) // SAMPLE_RATE
-        answer = model.model.generate(
-            encoded,
-            [prompt],
-            beam_size=1,
-            max_length=len(prompt) + most,
-            return_scores=True,
-            return_no_speech_prob=True,
-        )[0]
+        asked = {"beam_size": 1, "return_scores": True, "return_no_speech_prob": True}
+        answer = model.model.generate(encoded, [prompt], max_length=len(prompt) + most, **asked)[0]
         tokens = answer.sequences_ids[0]
-        text = tokenizer.decode(tokens).strip()
+        text = tokenizer.decode(tokens).strip(HALF_A_CHARACTER + " ")
         return Reading(text, language, answer.scores[0], answer.no_speech_prob, len(tokens) >= most)
 
     @cached_property
@@ -182,6 +175,13 @@ def _speech(pcm: Pcm) -> Pcm:
         return pcm[:0]
     start, end = int(frames[0]) * FRAME_SAMPLES, int(frames[-1] + 1) * FRAME_SAMPLES
     return pcm[max(0, start - EDGE_SAMPLES) : end + EDGE_SAMPLES]
+
+
+def _padded(speech: Pcm, samples: int) -> Pcm:
+    """`speech` and silence behind it, `samples` in all, and as many more as fill a pair of mel frames."""
+    window = np.zeros(-(-samples // PAIR_SAMPLES) * PAIR_SAMPLES, np.float32)
+    window[: len(speech)] = speech
+    return window
 
 
 def _letters(text: str) -> str:

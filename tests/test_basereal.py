@@ -12,6 +12,8 @@ from basereal import AHEAD, CHUNKS, UTTERANCES
 from core.avatar import Clip
 from core.errors import BadRequest, EngineFailed, Overloaded
 from core.media import TICK_S, Voice
+from minds.mind import Source
+from minds.tools import Action
 from tests.fakes.person import ScriptLLM, ToneTTS, make_avatar, tone
 from tests.fakes.virtual import AVATAR, InlineWorker, in_virtual_time, runs, staged
 from ttsreal import BaseTTS, Speech
@@ -279,6 +281,35 @@ async def test_custom_states_cross_fade_and_speech_wins() -> None:
         assert stage.watcher.ticks[-1].image.mean() == 10
         assert not stage.real.set_custom_state(7)
         assert stage.real.portrait.audiotype == 2
+
+
+@in_virtual_time
+async def test_an_action_is_played_once_and_then_it_is_as_before() -> None:
+    wave, calm = (Clip(kind, np.full((10, 64, 64, 3), level, np.uint8), name=name) for kind, level, name in CLIPS)
+    async with staged(clips={2: wave, 3: calm}) as stage:
+        stage.real.set_custom_state(3)
+        await asyncio.sleep(0.6)
+        for _ in range(2):  # again before it has ended
+            stage.real._told(Action("play_action", {"name": "wave"}))
+            await asyncio.sleep(0.3)
+        assert stage.watcher.ticks[-1].image.mean() == 10
+        await asyncio.sleep(1)
+        assert stage.watcher.ticks[-1].image.mean() == 200 and stage.real.portrait.audiotype == 3
+        assert [event.data.get("name") for event in stage.events if event.kind == "action"] == ["wave", "wave"]
+
+
+CLIPS = ((2, 10, "wave"), (3, 200, ""))
+
+
+@in_virtual_time
+async def test_what_an_answer_draws_on_is_told_and_a_state_is_set() -> None:
+    async with staged(clips={2: Clip(2, np.zeros((5, 64, 64, 3), np.uint8))}) as stage:
+        stage.real._told(Source("prices.md"))
+        stage.real._told(Action("set_state", {"audiotype": 2}))
+        assert [(event.kind, dict(event.data)) for event in stage.events] == [
+            ("source", {"name": "prices.md"}),
+            ("state", {"audiotype": 2}),
+        ]
 
 
 @in_virtual_time
