@@ -1,6 +1,7 @@
 """Known bytes from an address into a file, continued where an earlier attempt ended, and verified.
 
-`claimed` gives the file, `fill` fills it. Everything blocks; nothing is asked of the network before `fill` is called.
+`claimed` gives the file, `fill` fills it; `keep` and `kept_copy` are the cache, which spares the next clone a
+download. Everything blocks; nothing is asked of the network before `fill` is called.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from pydantic import BaseModel, ConfigDict, Field
 
 BLOCK_BYTES = 1 << 18
-TIMEOUT_S = 30.0  # of silence
+TIMEOUT_S = 10.0  # of silence
 PAUSE_S = 1.0  # before the second try; doubles
 TRIES = 4  # without anything new
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -40,6 +41,10 @@ class SourceFailed(FetchError):
 
 class Passing(FetchError):
     """What may be gone at the next try."""
+
+
+class Unreachable(Passing):
+    """A server that does not even take a connection."""
 
 
 class Content(BaseModel):
@@ -156,7 +161,7 @@ def fill(file: FileIO, content: Content, url: str, progress: Progress) -> None:
     if size_of(file) > content.bytes:
         file.truncate(0)
     kept = size_of(file)
-    _need_room(Path(file.name).parent, content.bytes - kept)
+    need_room(Path(str(file.name)).parent, content.bytes - kept)
     _receive_all(file, content, url, progress)
     if holds(file, content):
         return
@@ -167,19 +172,23 @@ def fill(file: FileIO, content: Content, url: str, progress: Progress) -> None:
     fill(file, content, url, progress)
 
 
-def _need_room(folder: Path, n_bytes: int) -> None:
+def need_room(folder: Path, n_bytes: int) -> None:
+    """FetchError if the disk of `folder` has not that much free."""
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise FetchError(f"{folder} has {readable(free)} free, {readable(n_bytes)} are needed")
 
 
 def _receive_all(file: FileIO, content: Content, url: str, progress: Progress) -> None:
-    """Asks `url` until `file` has its size; gives up after TRIES without anything new."""
-    furthest, failures = size_of(file), 0
+    """Asks `url` until `file` has its size; gives up after TRIES without anything new, at once if nobody is there."""
+    kept = furthest = size_of(file)
+    failures = 0
     while size_of(file) < content.bytes:
         try:
             _receive(file, content, url, progress)
         except Passing as error:
+            if isinstance(error, Unreachable) and furthest == kept:
+                raise SourceFailed(str(error)) from error
             failures = 1 if size_of(file) > furthest else failures + 1
             furthest = max(furthest, size_of(file))
             if failures == TRIES:
@@ -224,7 +233,8 @@ def _answer(url: str, file: FileIO) -> HTTPResponse:
         kind = Passing if error.code in PASSING else SourceFailed
         raise kind(f"the server answers {error.code}") from error
     except (OSError, HTTPException) as error:
-        raise Passing(_network_trouble(error)) from error
+        kind = Unreachable if isinstance(error, URLError) else Passing
+        raise kind(_network_trouble(error)) from error
     return answer
 
 
@@ -260,3 +270,42 @@ class Redirects(HTTPRedirectHandler):
             fp.close()
             raise SourceFailed(f"redirects from {req.type} to {scheme}, which is not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept for every clone of this person: $VIVACE_CACHE, or the platform's folder for that."""
+    if named := os.environ.get("VIVACE_CACHE"):
+        return Path(named)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "vivace"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivace"
+
+
+def kept_copy(content: Content) -> Path | None:
+    """The file in the cache that is `content`, verified, or None."""
+    path = cache_folder() / content.sha256
+    if not path.is_file():
+        return None
+    with path.open("rb", buffering=0) as file:
+        return path if holds(file, content) else None
+
+
+def keep(content: Content, path: Path, progress: Progress) -> None:
+    """The verified file at `path` into the cache, as a hard link where that can be."""
+    kept = cache_folder() / content.sha256
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(path, kept)
+    except OSError as error:
+        progress.say(f"not kept for other clones: {error.strerror}")
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """`path` under the name `other` too, whole at any time."""
+    fresh = other.with_name(f".{other.name}.{os.getpid()}")
+    try:
+        fresh.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, fresh)
+    fresh.replace(other)
+    fresh.unlink(missing_ok=True)  # to replace a link by another one of the same file does nothing

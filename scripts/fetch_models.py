@@ -1,51 +1,53 @@
 """Models by name: lists, fetches and verifies the files that models/manifest.json describes.
 
     python scripts/fetch_models.py                    what there is, what for, and whether it is here
-    python scripts/fetch_models.py face_landmarker    fetch it and verify it
+    python scripts/fetch_models.py kokoro             fetch it and verify it
     python scripts/fetch_models.py --all              all whose licence restricts nothing
     python scripts/fetch_models.py --verify           compare what is here with the checksums
 
 Exit status: 0 done; 1 something is damaged or did not come; 2 a licence is not accepted, or the command is wrong;
 130 interrupted. A model appears under its name whole and verified or not at all. What came of it is kept beside it as
-`.part` and continued next time.
+`.part` and continued next time; what is whole is kept in a cache for other clones too.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import lzma
 import os
+import re
 import sys
-import tarfile
-import zipfile
-import zlib
+from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.download import (
-    BLOCK_BYTES,
     Content,
     FetchError,
     Progress,
     SourceFailed,
-    append,
     claimed,
     fill,
     holds,
+    keep,
+    kept_copy,
+    link_or_copy,
     readable,
-    size_of,
 )
+from scripts.packages import by_npm, by_pip, fill_by, join_members
 
 FOLDER = Path(__file__).resolve().parent.parent / "models"
 MANIFEST = FOLDER / "manifest.json"
 URL = r"^https?://[!-~]+$"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+FILE = rf"{NAME}(/{NAME}){{0,3}}"
 
 State = Literal["present", "missing", "damaged"]
 
@@ -55,18 +57,70 @@ class LicenceRefused(FetchError):
 
 
 class Archive(Content):
-    """A zip or tar file, and the path of the one member to take out."""
+    """A zip or tar file, by address or as a package, and where in it the files are."""
 
-    member: str = Field(min_length=1)
+    url: str | None = Field(None, pattern=URL)
+    pypi: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9._+-]*$")
+    npm: str | None = Field(None, pattern=r"^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*@[0-9][A-Za-z0-9.+-]*$")
+    members: dict[str, str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _comes_one_way(self) -> Archive:
+        if [self.url, self.pypi, self.npm].count(None) != 2:
+            raise ValueError("an archive needs a url, or a package of pypi or npm")
+        return self
+
+    def __str__(self) -> str:
+        return self.url or (f"PyPI's {self.pypi}" if self.pypi else f"npm's {self.npm}")
+
+    def fill(self, file: FileIO, progress: Progress) -> None:
+        """Make `file` hold this archive. SourceFailed if it cannot be had."""
+        if self.url:
+            fill(file, self, self.url, progress)
+        elif self.pypi:
+            fill_by(partial(by_pip, self.pypi), file, self, progress)
+        elif self.npm:
+            fill_by(partial(by_npm, self.npm), file, self, progress)
 
 
 class Source(BaseModel):
-    """An address of the model itself, or of an archive with the model in it."""
+    """Where the files of a model are: at an address each, or in archives.
+
+    What several archives have of one file is joined in their order. Of several files `paths` says how `url` goes on.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(pattern=URL)
-    unpack: Archive | None = None
+    url: str | None = Field(None, pattern=URL)
+    paths: dict[str, str] = {}
+    archives: list[Archive] = []
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Source:
+        if (self.url is None) == (not self.archives) or (self.paths and self.archives):
+            raise ValueError("a source is a url, with paths if need be, or archives")
+        return self
+
+    def __str__(self) -> str:
+        return self.url or ", ".join(map(str, self.archives))
+
+    def address(self, name: str) -> str:
+        """Where the file `name` is. LookupError if it is not said."""
+        return f"{self.url}{_looked_up(self.paths, name)}" if self.paths else str(self.url)
+
+    def has(self, name: str) -> bool:
+        """Whether the file `name` can be had here."""
+        tables = [archive.members for archive in self.archives] or [self.paths]
+        return not any(tables) or any(_looked_up(table, name) for table in tables)
+
+
+def _looked_up(table: dict[str, str], name: str) -> str:
+    """What `table` has for the file `name`, itself or by "folder/*"; empty if nothing."""
+    folder, _, last = name.rpartition("/")
+    return table.get(name) or table.get(f"{folder}/*", "").replace("*", last)
+
+
+Opened = list[tuple[Archive, FileIO]]
 
 
 class Note(BaseModel):
@@ -78,10 +132,12 @@ class Note(BaseModel):
     zh: str
 
 
-class Model(Content):
-    """What the manifest says of one file in models/. `shipped`: it comes with the repository."""
+class Model(BaseModel):
+    """What the manifest says of a model: its files in models/, by name. `shipped`: they come with the repository."""
 
-    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: dict[str, Content] = Field(min_length=1)
     licence: str
     licence_url: str = Field(pattern=URL)
     commercial: Literal["yes", "no", "unknown"]
@@ -94,9 +150,17 @@ class Model(Content):
     def _is_a_model(self) -> Model:
         if not self.sources and not self.shipped:
             raise ValueError("a model that is not shipped needs a source")
-        if self.file.endswith(".part") or self.file in {"manifest.json", "README.md"}:
-            raise ValueError(f"'{self.file}' is not a name for a model")
+        for name in self.files:
+            if not re.fullmatch(FILE, name) or name.endswith(".part") or name in {"manifest.json", "README.md"}:
+                raise ValueError(f"'{name}' is not a name for a model's file")
+            if not all(source.has(name) for source in self.sources):
+                raise ValueError(f"a source does not say where '{name}' is")
         return self
+
+    @property
+    def bytes(self) -> int:
+        """The size of all of it."""
+        return sum(content.bytes for content in self.files.values())
 
 
 class Manifest(BaseModel):
@@ -109,7 +173,8 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _files_differ(self) -> Manifest:
-        if len({model.file.lower() for model in self.models.values()}) < len(self.models):
+        names = [name.lower() for model in self.models.values() for name in model.files]
+        if len(set(names)) < len(names):
             raise ValueError("two models have the same file")
         return self
 
@@ -126,85 +191,98 @@ def read_manifest(path: Path) -> dict[str, Model]:
 
 
 def state(model: Model, folder: Path) -> State:
-    """Whether `model` is in `folder`. Reads all of it."""
-    path = folder / model.file
+    """Whether `model` is in `folder`, all of it. Reads all of it."""
+    found = {file_state(content, folder / name) for name, content in model.files.items()}
+    return "damaged" if "damaged" in found else "missing" if "missing" in found else "present"
+
+
+def file_state(content: Content, path: Path) -> State:
+    """Whether `content` is at `path`."""
     if not path.is_file():
         return "missing"
     with path.open("rb", buffering=0) as file:
-        return "present" if holds(file, model) else "damaged"
+        return "present" if holds(file, content) else "damaged"
 
 
-def part(model: Model, content: Content, folder: Path) -> Path:
+def part(path: Path, content: Content) -> Path:
     """Where what has come of `content` is kept. Its checksum is in the name, so that no other content gets mixed in."""
-    return folder / f"{model.file}.{content.sha256[:8]}.part"
+    return path.with_name(f"{path.name}.{content.sha256[:8]}.part")
 
 
 def fetch(model: Model, folder: Path, progress: Progress) -> None:
-    """`model` into `folder`, verified, from the first of its sources that has it. Blocking.
+    """`model` into `folder`, verified, from the cache or from the first of its sources that has it. Blocking.
 
     Another process that fetches the same is waited for. FetchError if no source has it or the disk does not take it.
     """
-    for source in model.sources:
-        try:
-            return _fetch_from(source, model, folder, progress)
-        except SourceFailed as error:
-            progress.say(f"{source.url}: {error}")
-        except OSError as error:
-            raise FetchError(f"cannot write into {folder}: {_remedy(error)}") from error
-    raise FetchError(f"no source gave it. Try again later, or put {model.file} into {folder} by hand")
+    try:
+        lacking = {name: what for name, what in model.files.items() if not _is_there(folder / name, what, progress)}
+        if lacking and not any(_came_from(source, lacking, folder, progress) for source in model.sources):
+            raise FetchError(f"no source gave it. Try again later, or put {_several(lacking)} into {folder} by hand")
+    except OSError as error:
+        raise FetchError(f"cannot write into {folder}: {_remedy(error)}") from error
 
 
-def _fetch_from(source: Source, model: Model, folder: Path, progress: Progress) -> None:
-    content = source.unpack or model
-    folder.mkdir(parents=True, exist_ok=True)
-    with claimed(part(model, content, folder), progress) as file:
-        if state(model, folder) == "present":  # another process was faster
+def _is_there(path: Path, content: Content, progress: Progress) -> bool:
+    """Whether `content` is at `path`, now that the cache was asked."""
+    if file_state(content, path) == "present":
+        return True
+    kept = kept_copy(content)
+    if kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _set_aside(path, progress)
+        link_or_copy(kept, path)
+    return bool(kept)
+
+
+def _several(names: Iterable[str]) -> str:
+    first, *more = names
+    return f"{first} and {len(more)} more" if more else first
+
+
+def _came_from(source: Source, lacking: dict[str, Content], folder: Path, progress: Progress) -> bool:
+    try:
+        with ExitStack() as stack:
+            folder.mkdir(parents=True, exist_ok=True)
+            parts = [claimed(folder / f"{archive.sha256[:16]}.part", progress) for archive in source.archives]
+            archives = [*zip(source.archives, map(stack.enter_context, parts), strict=True)]
+            if not all(_is_there(folder / name, content, progress) for name, content in lacking.items()):
+                for archive, file in archives:
+                    archive.fill(file, progress)
+            for name, content in lacking.items():
+                _fetch_file(source, name, content, archives, folder, progress)
+            for _, file in archives:
+                file.truncate(0)
+    except SourceFailed as error:
+        progress.say(f"{source}: {error}")
+        return False
+    return True
+
+
+def _fetch_file(
+    source: Source, name: str, content: Content, archives: Opened, folder: Path, progress: Progress
+) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(part(path, content), progress) as file:
+        if _is_there(path, content, progress):  # another process was faster
             file.truncate(0)
             return
-        fill(file, content, source.url, progress)
-        if source.unpack is None:
-            _settle(file, folder / model.file, progress)
-            return
-        with claimed(part(model, model, folder), progress) as taken:
-            _take_out(source.unpack.member, file, taken, model)
-            _settle(taken, folder / model.file, progress)
-        file.truncate(0)
+        if archives:
+            members = [(opened, _looked_up(archive.members, name)) for archive, opened in archives]
+            join_members([(opened, member) for opened, member in members if member], file, content)
+        else:
+            fill(file, content, source.address(name), progress)
+        os.fsync(file.fileno())
+        _set_aside(path, progress)
+        Path(str(file.name)).replace(path)
+    keep(content, path, progress)
 
 
-def _settle(file: FileIO, path: Path, progress: Progress) -> None:
-    """Gives `file` its name. What had it stays as `.old`: it may be weights that somebody brought."""
-    os.fsync(file.fileno())
+def _set_aside(path: Path, progress: Progress) -> None:
+    """What is at `path` becomes `.old`: it may be weights that somebody brought."""
     if path.exists():
         path.replace(f"{path}.old")
         progress.say(f"what was there is now {path.name}.old")
-    Path(str(file.name)).replace(path)
-
-
-def _take_out(member: str, archive: FileIO, into: FileIO, model: Model) -> None:
-    """`member` of the verified `archive` into `into`, and nothing else anywhere. SourceFailed if it is not `model`."""
-    into.truncate(0)
-    try:
-        with ExitStack() as stack:
-            source = _opened(archive, member, stack)
-            while size_of(into) <= model.bytes and (block := source.read(BLOCK_BYTES)):
-                append(into, block)
-    except (LookupError, RuntimeError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError):
-        raise SourceFailed(f"its archive does not give '{member}'") from None
-    if not holds(into, model):
-        into.truncate(0)
-        raise SourceFailed(f"'{member}' of its archive has other bytes than the manifest says")
-
-
-def _opened(archive: FileIO, member: str, stack: ExitStack) -> IO[bytes]:
-    """The file `member` of a tar or zip file; links lead to what is in the archive. LookupError if it is not there."""
-    archive.seek(0)
-    if not tarfile.is_tarfile(archive):  # asked first: a tar file that ends in a zip file passes for one
-        return stack.enter_context(stack.enter_context(zipfile.ZipFile(archive)).open(member))
-    archive.seek(0)
-    file = stack.enter_context(tarfile.open(fileobj=archive)).extractfile(member)  # noqa: SIM115
-    if file is None:
-        raise LookupError(member)
-    return stack.enter_context(file)
 
 
 def _remedy(error: OSError) -> str:
@@ -227,10 +305,16 @@ def show(models: dict[str, Model], folder: Path) -> None:
 
 
 def _standing(model: Model, folder: Path) -> str:
-    found, kept = state(model, folder), part(model, model, folder)
-    if found == "missing" and kept.is_file():
-        return f"missing, {100 * kept.stat().st_size // model.bytes} % are kept"
+    found = state(model, folder)
+    kept = sum(_kept_bytes(content, folder / name) for name, content in model.files.items())
+    if found == "missing" and kept:
+        return f"missing, {100 * kept // model.bytes} % are kept"
     return "damaged or another file" if found == "damaged" else found
+
+
+def _kept_bytes(content: Content, path: Path) -> int:
+    """How much of `content` is here, as itself or as a part."""
+    return next((file.stat().st_size for file in (path, part(path, content)) if file.is_file()), 0)
 
 
 def _in_own_language(note: Note) -> str:
@@ -248,7 +332,9 @@ def verify(models: dict[str, Model], folder: Path, *, wanted: bool) -> bool:
 
 
 def _again(name: str, model: Model) -> str:
-    return f"python scripts/fetch_models.py {name}" if model.sources else f"git checkout -- models/{model.file}"
+    return (
+        f"python scripts/fetch_models.py {name}" if model.sources else f"git checkout -- models/{_several(model.files)}"
+    )
 
 
 def fetch_all(models: dict[str, Model], folder: Path, accepted: list[str]) -> bool:
@@ -284,7 +370,7 @@ def _fetched(name: str, model: Model, folder: Path, found: State) -> bool:
     except FetchError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return False
-    print(f"{name}: here and verified, {folder / model.file}")
+    print(f"{name}: here and verified, {folder / _several(model.files)}")
     return True
 
 
@@ -330,7 +416,7 @@ def main(argv: list[str] | None = None, manifest: Path = MANIFEST) -> int:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, LicenceRefused) else 1
     except KeyboardInterrupt:
-        kept = ", ".join(path.name for path in args.models_dir.glob("*.part"))
+        kept = ", ".join(path.name for path in args.models_dir.rglob("*.part"))
         what = f"what came is kept in {kept}; the same command goes on from there" if kept else "nothing came"
         print(f"\ninterrupted: {what}", file=sys.stderr)
         return 130

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from scripts import download, fetch_models
+from scripts import download, fetch_models, packages
 from tests.conftest import SHARED
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,8 @@ def stalls(handler: Handler) -> None:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VIVACE_CACHE", str(tmp_path / "cache"))
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -154,11 +155,14 @@ def running(host: Host) -> Iterator[Host]:
     host.server_close()
 
 
-def entry(*urls: str, data: bytes = DATA, **more: Any) -> dict[str, Any]:
+def sized(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def entry(*urls: str, file: str = "thing.bin", **more: Any) -> dict[str, Any]:
+    content = {key: more.pop(key, value) for key, value in sized(DATA).items()}
     return {
-        "file": "thing.bin",
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "files": {file: content},
         "licence": "Apache-2.0",
         "licence_url": "https://example.org/licence",
         "commercial": "yes",
@@ -190,6 +194,10 @@ class Workshop:
     def fetch(self, *urls: str, **more: Any) -> int:
         self.describe(thing=entry(*urls, **more))
         return self.run("thing")
+
+    def run_and_hear(self, *argv: str) -> str:
+        assert self.run(*argv) == 0
+        return self.said
 
     @property
     def part(self) -> Path:
@@ -474,8 +482,8 @@ def link(name: str, target: str) -> tarfile.TarInfo:
 
 
 def packed(host: Host, archive: bytes, member: str) -> list[dict[str, Any]]:
-    known = {"bytes": len(archive), "sha256": hashlib.sha256(archive).hexdigest()}
-    return [{"url": host.put("/archive", gives(archive)), "unpack": {**known, "member": member}}]
+    members = {"thing.bin": member}
+    return [{"archives": [{"url": host.put("/archive", gives(archive)), **sized(archive), "members": members}]}]
 
 
 @pytest.mark.parametrize(
@@ -496,10 +504,6 @@ def test_a_tar_file_that_ends_in_a_zip_file_is_a_tar_file(host: Host, shop: Work
     archive = tarred(regular("thing", len(inner)), data=inner, mode="w")
     assert shop.fetch(sources=packed(host, archive, "thing"), **sized(inner)) == 0
     assert shop.thing.read_bytes() == inner
-
-
-def sized(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 @pytest.mark.parametrize(
@@ -523,7 +527,7 @@ def test_an_archive_without_the_model_gives_nothing(host: Host, shop: Workshop, 
 
 def test_a_member_that_swells_is_stopped(host: Host, shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    monkeypatch.setattr(fetch_models, "append", lambda file, block: written.append(file.write(block)))
+    monkeypatch.setattr(packages, "append", lambda file, block: written.append(file.write(block)))
     assert shop.fetch(sources=packed(host, zipped(thing=bytes(64 * len(DATA))), "folder/thing")) == 1
     assert sum(written) <= len(DATA) + download.BLOCK_BYTES
 
@@ -531,11 +535,202 @@ def test_a_member_that_swells_is_stopped(host: Host, shop: Workshop, monkeypatch
 def test_an_archive_that_is_not_the_known_one_is_not_opened(
     host: Host, shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch_models, "_opened", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(packages, "_opened", lambda *_: pytest.fail("it was opened"))
     sources = packed(host, zipped(thing=DATA), "folder/thing")
-    sources[0]["unpack"]["sha256"] = "0" * 64
+    sources[0]["archives"][0]["sha256"] = "0" * 64
     assert shop.fetch(sources=sources) == 1
     assert not [*shop.folder.iterdir()]
+
+
+# Models of several files
+
+
+def several(*sources: dict[str, Any]) -> dict[str, Any]:
+    files = {"set/one.bin": sized(DATA), "set/more/two.bin": sized(b"two")}
+    return entry("http://localhost/a", files=files, sources=list(sources))
+
+
+def packaged(index: str, name: str, archive: bytes = b"?", **more: Any) -> dict[str, Any]:
+    return {index: name, **sized(archive), "members": {"thing.bin": "folder/thing"}, **more}
+
+
+SET_PATHS = {"set/one.bin": "onnx/one", "set/more/*": "more/*"}
+
+
+def test_a_model_of_several_files_comes_into_its_folder(host: Host, shop: Workshop) -> None:
+    host.put("/onnx/one", good)
+    host.put("/more/two.bin", gives(b"two"))
+    shop.describe(set=several({"url": host.url("/"), "paths": SET_PATHS}))
+    assert shop.run("set") == 0
+    assert (shop.folder / "set/one.bin").read_bytes() == DATA
+    assert (shop.folder / "set/more/two.bin").read_bytes() == b"two"
+    assert shop.run("--verify", "set") == 0
+    assert "set/one.bin and 1 more" in shop.run_and_hear("set")
+
+
+def test_the_next_source_gives_only_what_the_first_did_not(host: Host, shop: Workshop) -> None:
+    host.put("/onnx/one", good)
+    host.put("/more/two.bin", status(404))
+    host.put("/b/two.bin", gives(b"two"))
+    paths = {"set/one.bin": "none", "set/more/two.bin": "b/two.bin"}
+    shop.describe(
+        set=several({"url": host.url("/"), "paths": SET_PATHS}, {"url": host.url("/"), "paths": paths}),
+    )
+    assert shop.run("set") == 0
+    assert [path for path, _ in host.asked] == ["/onnx/one", "/more/two.bin", "/b/two.bin"]
+
+
+def test_a_source_that_fails_is_not_asked_for_the_other_files(host: Host, shop: Workshop) -> None:
+    host.put("/onnx/one", status(404))
+    shop.describe(set=several({"url": host.url("/"), "paths": SET_PATHS}))
+    assert shop.run("set") == 1
+    assert len(host.asked) == 1
+
+
+def test_half_a_model_is_missing_and_the_list_says_how_much_is_here(shop: Workshop) -> None:
+    shop.describe(set=several({"url": "http://localhost/", "paths": SET_PATHS}))
+    (shop.folder / "set").mkdir(parents=True)
+    (shop.folder / "set/one.bin").write_bytes(DATA)
+    assert "set  (missing, 99 % are kept" in shop.run_and_hear()
+    assert shop.run("--verify", "set") == 1
+
+
+def test_parts_in_several_archives_are_joined(host: Host, shop: Workshop) -> None:
+    first = zipped(one=DATA[:HALF], two=b"two")
+    second = tarred(regular("end", HALF), data=DATA[HALF:])
+    members = {"set/one.bin": "folder/one", "set/more/*": "folder/two"}
+    archives = [
+        {"url": host.put("/1", gives(first)), **sized(first), "members": members},
+        {"url": host.put("/2", gives(second)), **sized(second), "members": {"set/one.bin": "end"}},
+    ]
+    shop.describe(set=several({"archives": archives}))
+    assert shop.run("set") == 0
+    assert (shop.folder / "set/one.bin").read_bytes() == DATA
+    assert not [*shop.folder.rglob("*.part")]
+    assert len(host.asked) == 2
+
+
+# Packages
+
+
+@pytest.fixture
+def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for PyPI and npm: their programs give what lies in it, or fail."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nfor into; do :; done\ncp {shelf}/* "$into"\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(packages, "PIP", (str(npm), "download"))
+    monkeypatch.setattr("scripts.packages.sys.executable", "/bin/sh")
+    return shelf
+
+
+@pytest.mark.parametrize(("index", "name"), [("pypi", "thing==1.0"), ("npm", "thing@1.0")])
+def test_a_package_is_got_by_its_own_program(shop: Workshop, clients: Path, index: str, name: str) -> None:
+    archive = zipped(thing=DATA)
+    (clients / "thing.zip").write_bytes(archive)
+    assert shop.fetch(sources=[{"archives": [packaged(index, name, archive)]}]) == 0
+    assert shop.holds_only_the_thing()
+    assert name in (clients.parent / "asked").read_text()
+
+
+def test_a_package_that_is_not_the_known_one_is_not_opened(shop: Workshop, clients: Path) -> None:
+    (clients / "thing.zip").write_bytes(zipped(thing=DATA))
+    assert shop.fetch(sources=[{"archives": [packaged("npm", "thing@1.0")]}]) == 1
+    assert "other bytes than the manifest says" in shop.said
+    assert not [*shop.folder.iterdir()]
+
+
+def test_a_package_that_does_not_come_makes_room_for_the_next_source(host: Host, shop: Workshop, clients: Path) -> None:
+    sources = [{"archives": [packaged("npm", "thing@1.0")]}, {"url": host.put("/a", good)}]
+    assert shop.fetch(sources=sources) == 0  # the shelf is empty, so the program fails
+    assert "npm's thing@1.0: does not come, npm ends with status 1" in shop.said
+    assert shop.holds_only_the_thing()
+
+
+def test_a_program_that_is_not_installed_is_said(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert shop.fetch(sources=[{"archives": [packaged("npm", "thing@1.0")]}]) == 1
+    assert "the program npm is missing" in shop.said
+    monkeypatch.setattr(packages, "find_spec", lambda _: None)
+    assert shop.fetch(sources=[{"archives": [packaged("pypi", "thing==1.0")]}]) == 1
+    assert "pip is missing" in shop.said
+
+
+def test_a_server_that_nobody_reaches_is_asked_once(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Host()
+    gone.server_close()
+    monkeypatch.setattr("scripts.download.time.sleep", lambda _: pytest.fail("it was asked again"))
+    assert shop.fetch(gone.url("/a")) == 1
+
+
+# The cache
+
+
+def test_what_was_fetched_once_is_not_fetched_for_another_clone(host: Host, shop: Workshop) -> None:
+    url = host.put("/a", good)
+    assert shop.fetch(url) == 0
+    shop.folder = shop.folder.with_name("clone")
+    shop.thing = shop.folder / "thing.bin"
+    assert shop.fetch(url) == 0
+    assert shop.holds_only_the_thing()
+    assert len(host.asked) == 1
+
+
+def test_a_damaged_file_of_the_cache_is_not_used_but_replaced(host: Host, shop: Workshop, tmp_path: Path) -> None:
+    kept = tmp_path / "cache" / hashlib.sha256(DATA).hexdigest()
+    kept.parent.mkdir()
+    kept.write_bytes(b"?" * len(DATA))
+    assert shop.fetch(host.put("/a", good)) == 0
+    assert shop.holds_only_the_thing()
+    assert kept.read_bytes() == DATA
+
+
+def test_a_cache_on_another_disk_is_copied(
+    host: Host, shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert shop.fetch(host.put("/a", good)) == 0
+    assert [path.read_bytes() for path in (tmp_path / "cache").iterdir()] == [DATA]
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    host: Host, shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("VIVACE_CACHE", str(tmp_path / "file" / "cache"))
+    assert shop.fetch(host.put("/a", good)) == 0
+    assert shop.holds_only_the_thing()
+    assert "not kept for other clones" in shop.said
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/vivace"),
+        ("linux", {"HOME": "/home/me"}, "/home/me/.cache/vivace"),
+        ("darwin", {"HOME": "/Users/me"}, "/Users/me/Library/Caches/vivace"),
+        ("darwin", {"VIVACE_CACHE": "/y"}, "/y"),
+    ],
+)
+def test_the_cache_is_where_the_platform_has_such_things(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], folder: str
+) -> None:
+    for name in ("VIVACE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("scripts.download.sys.platform", platform)
+    assert download.cache_folder() == Path(folder)
+
+
+# The list
 
 
 def test_the_list_says_what_is_here_and_asks_nobody(host: Host, shop: Workshop) -> None:
@@ -777,17 +972,24 @@ sys.exit(main(['thing', '--models_dir', {str(shop.folder)!r}], Path({str(shop.ma
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"file": "../thing.bin"}, "file"),
-        ({"file": "/etc/passwd"}, "file"),
-        ({"file": ".hidden"}, "file"),
-        ({"file": "a/b"}, "file"),
+        ({"file": "../thing.bin"}, "not a name"),
+        ({"file": "folder/../thing.bin"}, "not a name"),
+        ({"file": "/etc/passwd"}, "not a name"),
+        ({"file": ".hidden"}, "not a name"),
+        ({"file": "thing.bin\n"}, "not a name"),
+        ({"files": {}}, "files"),
         ({"file": "manifest.json"}, "not a name"),
         ({"file": "thing.part"}, "not a name"),
         ({"sha256": "64184e22"}, "sha256"),
         ({"bytes": 0}, "bytes"),
         ({"sources": []}, "needs a source"),
         ({"sources": [{"url": "file:///etc/passwd"}]}, "url"),
-        ({"sources": [{"url": "http://localhost/a", "unpack": {"member": "thing"}}]}, "unpack"),
+        ({"sources": [{"url": "http://localhost/a", "archives": [packaged("pypi", "a==1")]}]}, "a source is"),
+        ({"sources": [{"archives": [packaged("pypi", "a==1", npm="a@1")]}]}, "an archive needs"),
+        ({"sources": [{"archives": [packaged("pypi", "--index-url=http://localhost a")]}]}, "pypi"),
+        ({"sources": [{"archives": [packaged("npm", "file:../a")]}]}, "npm"),
+        ({"sources": [{"archives": [packaged("npm", "a@1", members={"other.bin": "a"})]}]}, "where 'thing.bin' is"),
+        ({"sources": [{"url": "http://localhost/", "paths": {"other.bin": "a"}}]}, "where 'thing.bin' is"),
         ({"commercial": "perhaps"}, "commercial"),
         ({"colour": "blue"}, "colour"),
     ],
@@ -817,7 +1019,9 @@ def test_what_is_no_manifest_is_refused(shop: Workshop, text: str) -> None:
 
 def test_the_shipped_manifest_is_right() -> None:
     models = fetch_models.read_manifest(fetch_models.MANIFEST)
-    assert all(source.url.startswith("https://") for model in models.values() for source in model.sources)
+    addresses = [source.url for model in models.values() for source in model.sources if source.url]
+    assert all(url.startswith("https://") for url in addresses)
+    assert all(model.sources[0].url for model in models.values() if model.sources)  # the publisher is asked first
     assert models["wav2lip"].commercial == models["wav2lip_gan"].commercial == "no"
 
 

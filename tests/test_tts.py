@@ -13,6 +13,8 @@ import pytest
 
 import tts.auto
 import tts.espeak
+import tts.kokoro
+import tts.piper
 from core.errors import BadRequest, EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Utterance, Voice
 from speech import voice as speak
@@ -22,6 +24,7 @@ from tts.auto import AutoTTS
 from tts.edge import EdgeTTS
 from tts.espeak import EspeakTTS
 from tts.hibari import HibariTTS
+from tts.piper import PiperTTS
 from ttsreal import (
     TTS,
     BaseTTS,
@@ -238,6 +241,65 @@ async def test_espeak_that_cannot_run_has_failed(program: str, message: str, mon
         await said(EspeakTTS(), "Hello")
 
 
+# Piper
+
+
+@pytest.fixture
+def piper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PiperTTS:
+    """The engine with two voices, and a program that says nothing but the command it got."""
+    folder = tmp_path / "piper"
+    folder.mkdir()
+    for name in ("en_US-joe-medium", "zh_CN-huayan-medium"):
+        (folder / f"{name}.onnx").touch()
+        (folder / f"{name}.onnx.json").write_text('{"audio": {"sample_rate": 22050}}')
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\necho "$@" "$(cat)" > {tmp_path}/asked\nhead -c 44100 /dev/zero | tr "\\0" "\\1"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(tts.piper, "PROGRAM", str(program))
+    return PiperTTS(VoiceSettings("zh_CN-huayan-medium", models=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "model"),
+    [
+        ("Hello\nworld", "en_US-joe-medium", "en_US-joe-medium"),
+        ("Hello", "../en_US-joe-medium", "zh_CN-huayan-medium"),
+        ("Hello", "en_US-nobody", "zh_CN-huayan-medium"),
+    ],
+)
+async def test_piper_says_it_with_a_voice_of_its_folder(
+    text: str, name: str, model: str, piper: PiperTTS, tmp_path: Path
+) -> None:
+    pcm, words = await said(piper, text, Voice(name, extra={"speed": 2}))
+    assert abs(len(pcm) / SAMPLE_RATE - 1) < 0.01
+    assert [word.text for word in words] == text.split()
+    asked = (tmp_path / "asked").read_text()
+    assert (
+        asked == f"--output-raw --model {tmp_path}/piper/{model}.onnx --length-scale 0.500 {' '.join(text.split())}\n"
+    )
+
+
+async def test_piper_takes_a_voice_of_the_texts_language(tmp_path: Path, piper: PiperTTS) -> None:
+    await said(PiperTTS(VoiceSettings(models=tmp_path)), "早上好。")
+    assert "zh_CN" in (tmp_path / "asked").read_text()
+
+
+async def test_piper_without_a_voice_or_a_program_has_failed(
+    tmp_path: Path, piper: PiperTTS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tts.piper, "PROGRAM", "false")
+    with pytest.raises(EngineFailed, match="piper failed"):
+        await said(piper, "Hello")
+    monkeypatch.setattr(tts.piper, "PROGRAM", "no-such-program")
+    with pytest.raises(EngineFailed, match="not installed"):
+        await said(piper, "Hello")
+    (tmp_path / "piper" / "zh_CN-huayan-medium.onnx.json").write_text("{}")
+    with pytest.raises(EngineFailed, match="description"):
+        await said(piper, "Hello")
+    with pytest.raises(EngineFailed, match="no Piper voice"):
+        await said(PiperTTS(VoiceSettings(models=tmp_path / "none")), "Hello")
+
+
 # Edge
 
 
@@ -332,8 +394,8 @@ async def test_a_stalled_edge_is_an_error_mark_and_the_turn_ends(monkeypatch: py
 
 
 @pytest.fixture
-async def auto(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AutoTTS]:
-    engine = AutoTTS()
+async def auto(tmp_path: Path) -> AsyncIterator[AutoTTS]:
+    engine = AutoTTS(VoiceSettings(models=tmp_path))
     yield engine
     await engine.aclose()
 
@@ -399,16 +461,17 @@ async def test_auto_probes_again(auto: AutoTTS, monkeypatch: pytest.MonkeyPatch)
     await started(auto, reachable=False)
 
 
+@pytest.mark.parametrize("fetched", [True, False])
 @pytest.mark.parametrize(
     ("text", "engines"),
     [
-        ("Good morning.", ["hibari", "espeak"]),
-        ("早上好。", ["espeak"]),
-        ("我喜欢 Python。", ["espeak", "hibari"]),
+        ("Good morning.", ["kokoro", "hibari", "espeak"]),
+        ("早上好。", ["kokoro", "espeak"]),
+        ("我喜欢 Python。", ["kokoro", "espeak", "hibari"]),
     ],
 )
 async def test_auto_knows_who_can_say_it(
-    text: str, engines: list[str], auto: AutoTTS, monkeypatch: pytest.MonkeyPatch
+    text: str, engines: list[str], auto: AutoTTS, fetched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -419,14 +482,33 @@ async def test_auto_knows_who_can_say_it(
                 raise EngineFailed(f"{name} is ill")
                 yield
 
+            def knows(self, voice: str) -> bool:
+                return voice == "mira"
+
         return Fails()
 
     monkeypatch.setattr(tts.espeak, "installed", lambda: True)
+    monkeypatch.setattr(tts.kokoro, "available", lambda _: fetched)
+    monkeypatch.setattr(auto, "_kokoro", fails("kokoro"))
     monkeypatch.setattr(auto, "_hibari", fails("hibari"))
     monkeypatch.setattr(auto, "_espeak", fails("espeak"))
+    monkeypatch.setattr(auto, "_edge", fails("edge"))
     with pytest.raises(EngineFailed, match=f"{engines[-1]} is ill"):
         await said(auto, text)
-    assert asked == engines
+    assert asked == (engines if fetched else engines[1:])
+    for name, first in (("", "edge"), ("mira", "kokoro" if fetched else "edge")):
+        asked.clear()
+        auto.edge_reachable = True
+        with pytest.raises(EngineFailed):
+            async for _ in auto.stream(text, Voice(name)):
+                pass
+        assert asked[0] == first and "edge" in asked
+
+
+async def test_auto_waits_for_an_engine_that_is_here(auto: AutoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_patience_s", 0.0)
+    _, words = await said(auto, "Good morning.")
+    assert [word.text for word in words] == ["Good", "morning"]
 
 
 async def test_auto_says_so_when_nobody_speaks_chinese(auto: AutoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,9 +517,9 @@ async def test_auto_says_so_when_nobody_speaks_chinese(auto: AutoTTS, monkeypatc
         await said(auto, "早上好。")
 
 
-async def test_closing_auto_leaves_nothing_running() -> None:
+async def test_closing_auto_leaves_nothing_running(tmp_path: Path) -> None:
     before = asyncio.all_tasks()
-    engine = AutoTTS()
+    engine = AutoTTS(VoiceSettings(models=tmp_path))
     await engine.start()
     await engine.aclose()
     assert asyncio.all_tasks() == before

@@ -7,16 +7,20 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+import soxr
 from aiohttp import ClientSession, web
 from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 import app as vivace
 from core.config import Settings
+from core.media import SAMPLE_RATE, Pcm
 from tests.fakes.person import make_avatar, save
 
 
@@ -50,6 +54,7 @@ async def serve(data_dir: Path, **settings: Any) -> AsyncIterator[Live]:
         "model": "paint",
         "tts": "tone",
         "llm": "script",
+        "asr": "off",
         "drain_s": 0,
         "offer_rate": 0,
         "max_session": 4,
@@ -67,9 +72,43 @@ async def serve(data_dir: Path, **settings: Any) -> AsyncIterator[Live]:
         await runner.cleanup()
 
 
+class Voice(MediaStreamTrack):
+    """A microphone: silence, and what it is given to `say`, in real time."""
+
+    kind = "audio"
+    RATE_HZ, FRAME = 48_000, 960
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting = np.zeros(0, np.int16)
+        self._sent, self._started = 0, 0.0
+
+    def say(self, pcm: Pcm) -> None:
+        """Say `pcm`, float32 (n,) 16 kHz, after what is still being said."""
+        sound = soxr.resample(pcm, SAMPLE_RATE, self.RATE_HZ)
+        self._waiting = np.concatenate([self._waiting, (sound * 32767).clip(-32768, 32767).astype(np.int16)])
+
+    @property
+    def speaking(self) -> bool:
+        return len(self._waiting) > 0
+
+    async def recv(self) -> av.AudioFrame:
+        loop = asyncio.get_running_loop()
+        self._started = self._started or loop.time()
+        await asyncio.sleep(max(0.0, self._started + self._sent / self.RATE_HZ - loop.time()))
+        piece, self._waiting = self._waiting[: self.FRAME], self._waiting[self.FRAME :]
+        frame = av.AudioFrame.from_ndarray(np.pad(piece, (0, self.FRAME - len(piece)))[None], "s16", "mono")
+        frame.sample_rate, frame.pts, frame.time_base = self.RATE_HZ, self._sent, Fraction(1, self.RATE_HZ)
+        self._sent += self.FRAME
+        return frame
+
+
 @dataclass
 class Peer:
-    """A receiving WebRTC peer: keeps the brightness of each picture and the RMS of each sound, and when they came."""
+    """A WebRTC peer that receives and, if it has a `microphone`, speaks.
+
+    It keeps the brightness of each picture and the RMS of each sound, and when they came.
+    """
 
     live: Live
     pc: RTCPeerConnection = field(default_factory=RTCPeerConnection)
@@ -77,6 +116,7 @@ class Peer:
     sounds: list[tuple[float, float, float]] = field(default_factory=list)  # (arrival s, media s, RMS 0..1)
     events: list[str] = field(default_factory=list)
     sessionid: int = 0
+    microphone: Voice | None = None
     hidden: bool = False  # candidates as browsers hide them
     answer: str = ""
     first_picture: asyncio.Event = field(default_factory=asyncio.Event)
@@ -96,7 +136,7 @@ class Peer:
         self.pc.on("track", self._track)
         if video:
             self.pc.addTransceiver("video", direction="recvonly")
-        self.pc.addTransceiver("audio", direction="recvonly")
+        self.pc.addTransceiver(self.microphone or "audio", direction="sendrecv" if self.microphone else "recvonly")
         channel: RTCDataChannel = self.pc.createDataChannel("events")
         channel.on("message", self.events.append)
         await self.pc.setLocalDescription(await self.pc.createOffer())
@@ -157,9 +197,9 @@ def _only(codec: str, sdp: str) -> str:
 
 
 @asynccontextmanager
-async def connected(live: Live, **wishes: Any) -> AsyncIterator[Peer]:
+async def connected(live: Live, *, microphone: Voice | None = None, **wishes: Any) -> AsyncIterator[Peer]:
     """A peer whose first picture has come."""
-    peer = Peer(live)
+    peer = Peer(live, microphone=microphone)
     try:
         reply = await peer.connect(**wishes)
         assert "sdp" in reply, reply
