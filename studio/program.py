@@ -26,6 +26,7 @@ class Line(BaseModel):
     progress: float | None = Field(None, ge=0, le=100)
     stage: str = ""
     avatar_id: str = ""
+    voice_id: str = ""
     error: str = ""
     report: dict[str, JsonValue] | None = None
 
@@ -34,7 +35,7 @@ Hear = Callable[[Line], Awaitable[None]]
 
 
 async def run(command: Sequence[str], hear: Hear, *, silence_s: float, grace_s: float) -> Line:
-    """The last word of a program, with `avatar_id` or `error`; what it says before goes to `hear`.
+    """The last word of a program, with `avatar_id`, `voice_id` or `error`; what it says before goes to `hear`.
 
     However this ends, the process has ended too: asked first, after `grace_s` made to. EngineFailed if it does not
     start, says nothing for `silence_s`, or ends without a last word. Lines that are no `Line` are passed over.
@@ -51,7 +52,7 @@ async def run(command: Sequence[str], hear: Hear, *, silence_s: float, grace_s: 
         await _end(process, grace_s)
         await asyncio.wait([complaints], timeout=grace_s)
         complaints.cancel()
-    if last.error or (last.avatar_id and process.returncode == 0):
+    if last.error or ((last.avatar_id or last.voice_id) and process.returncode == 0):
         return last
     told = complaints.result() if complaints.done() and not complaints.cancelled() else ""
     logger.error("{} ended with status {} and without a result: {}", command[0], process.returncode, told)
@@ -85,7 +86,7 @@ async def _listen(output: asyncio.StreamReader, hear: Hear, silence_s: float) ->
     while text := await asyncio.wait_for(output.readline(), silence_s):
         with suppress(ValidationError):
             line = Line.model_validate_json(text)
-            if line.avatar_id or line.error:
+            if line.avatar_id or line.voice_id or line.error:
                 last = line
             elif line.progress is not None:
                 await hear(line)
