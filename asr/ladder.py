@@ -26,11 +26,13 @@ BACK_CHANNELS = (
     "uh, huh, mm, hmm, mhm, right, yeah, yes, yep, ok, okay, i see, oh, ah, ha, haha, sure, really, wow, no problem, "
     "no worries, got it, all right, alright"
 )
+COURTESIES = "please, now, just, a, moment, minute, second, okay, ok, 请, 你, 了, 吧, 先, 一, 下"
 SHORT_HANZI, SHORT_WORDS = 8, 4  # a longer text has lasted long enough to interrupt by itself
 
 _TOKEN = re.compile(r"[a-z']+|[\u3400-\u9fff]")
-_STOPS, _BACKS = (
-    frozenset(tuple(_TOKEN.findall(entry)) for entry in entries.split(",")) for entries in (STOP_WORDS, BACK_CHANNELS)
+_STOPS, _BACKS, _COURTESIES = (
+    frozenset(tuple(_TOKEN.findall(entry)) for entry in entries.split(","))
+    for entries in (STOP_WORDS, BACK_CHANNELS, COURTESIES)
 )
 
 
@@ -156,7 +158,7 @@ def says_stop(text: str) -> bool:
 
 def only_stop(text: str) -> bool:
     """Whether `text` says nothing but that, so that there is nothing to answer."""
-    return says_stop(text) and not _left(words_of(text), _STOPS)
+    return says_stop(text) and not _left(words_of(text), _STOPS | _COURTESIES)
 
 
 def is_back_channel(text: str) -> bool:

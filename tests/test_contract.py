@@ -55,7 +55,7 @@ async def test_offer_takes_every_field_of_document_2(live: Live) -> None:
         "custom_config": "",
         "multiavatar_config": json.dumps([{"avatarid": "drawn"}]),
     }
-    async with connected(live, **wishes) as peer:
+    async with connected(live, microphone=None, **wishes) as peer:
         choice = live.house.sessions.get(peer.sessionid).choice
         assert (choice.voice.name, choice.voice.ref_text) == ("zh-CN-YunxiaNeural", "what it says")
         assert set(choice.avatars) == {"main", "drawn"} and choice.llm_id == "shop"

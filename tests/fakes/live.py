@@ -80,23 +80,23 @@ class Voice(MediaStreamTrack):
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting = np.zeros(0, np.int16)
+        self._unsaid = np.zeros(0, np.int16)
         self._sent, self._started = 0, 0.0
 
     def say(self, pcm: Pcm) -> None:
         """Say `pcm`, float32 (n,) 16 kHz, after what is still being said."""
         sound = soxr.resample(pcm, SAMPLE_RATE, self.RATE_HZ)
-        self._waiting = np.concatenate([self._waiting, (sound * 32767).clip(-32768, 32767).astype(np.int16)])
+        self._unsaid = np.concatenate([self._unsaid, (sound * 32767).clip(-32768, 32767).astype(np.int16)])
 
     @property
     def speaking(self) -> bool:
-        return len(self._waiting) > 0
+        return len(self._unsaid) > 0
 
     async def recv(self) -> av.AudioFrame:
         loop = asyncio.get_running_loop()
         self._started = self._started or loop.time()
         await asyncio.sleep(max(0.0, self._started + self._sent / self.RATE_HZ - loop.time()))
-        piece, self._waiting = self._waiting[: self.FRAME], self._waiting[self.FRAME :]
+        piece, self._unsaid = self._unsaid[: self.FRAME], self._unsaid[self.FRAME :]
         frame = av.AudioFrame.from_ndarray(np.pad(piece, (0, self.FRAME - len(piece)))[None], "s16", "mono")
         frame.sample_rate, frame.pts, frame.time_base = self.RATE_HZ, self._sent, Fraction(1, self.RATE_HZ)
         self._sent += self.FRAME
