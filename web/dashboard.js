@@ -8,13 +8,18 @@ import { Plot } from "./lib/plot.js";
 import { Recorder } from "./lib/recorder.js";
 import { Session } from "./lib/session.js";
 import { States } from "./lib/states.js";
+import { Talk } from "./lib/talk.js";
 import { Transcript } from "./lib/transcript.js";
+import { Voices } from "./lib/voices.js";
+
+const COPIED_MS = 2000;
 
 const video = byId("video");
 const session = new Session(video);
 const transcript = new Transcript(byId("messages"), byId("captions"));
 const states = new States(() => session.id);
 const recorder = new Recorder(() => session.id);
+const voices = new Voices();
 const plots = {
   fps: new Plot(byId("plot-fps"), 30),
   latency: new Plot(byId("plot-latency"), 100),
@@ -23,7 +28,7 @@ const plots = {
 };
 
 speakUsersLanguage();
-new Composer(liveId, (text) => transcript.said(text));
+new Composer(liveId, (text) => transcript.said(text), () => voices.chosen);
 byId("diagnostics").open = matchMedia("(min-width: 60rem) and (min-height: 42rem)").matches;
 byId("start").addEventListener("click", start);
 byId("stop").addEventListener("click", () => session.stop());
@@ -32,13 +37,16 @@ session.addEventListener("failure", ({ detail }) => show(detail));
 session.addEventListener("news", ({ detail }) => hear(detail));
 session.addEventListener("stats", ({ detail }) => plot(detail));
 wireSound();
+wireCopy();
+const talk = new Talk(session, start);
 guard(offerAvatars);
+guard(() => voices.load());
 
 function start() {
   clear();
   Object.values(plots).forEach((plot) => plot.clear());
-  const avatar = byId("avatar").value;
-  session.start(avatar ? { avatar } : {});
+  const wishes = { avatar: byId("avatar").value, refaudio: voices.chosen };
+  session.start(Object.fromEntries(Object.entries(wishes).filter(([, value]) => value)));
 }
 
 function liveId() {
@@ -66,19 +74,28 @@ function showState(state) {
   byId("record").disabled = state !== "live";
   byId("states-box").hidden = state !== "live";
   if (state === "live") arrived();
-  if (state === "idle") recorder.ended();
+  if (state === "idle") ended();
+}
+
+function ended() {
+  recorder.ended();
+  transcript.ended();
+  delete byId("stage").dataset.bargeIn;
 }
 
 function arrived() {
   clear();
   guard(() => states.load());
   const hasKeyboard = matchMedia("(hover: hover)").matches; // on a phone, focus would raise one over the picture
-  if (hasKeyboard) byId("text").focus({ preventScroll: true });
+  const talks = talk.pushes || document.activeElement === byId("talk");
+  if (hasKeyboard) byId(talks ? "talk" : "text").focus({ preventScroll: true });
 }
 
 function hear(news) {
   transcript.hear(news);
   if (news.event === "state") states.mark(news.audiotype);
+  if (news.event === "barge-in") byId("stage").dataset.bargeIn = news.step;
+  if (news.event === "interrupted") delete byId("stage").dataset.bargeIn;
   if (news.event === "error") show(new Failure("error.presenter", news.message));
 }
 
@@ -113,6 +130,25 @@ function wireSound() {
   });
   session.addEventListener("muted", () => (byId("sound").hidden = false));
   byId("fullscreen").addEventListener("click", fillScreen);
+}
+
+/** Browsers let a page write to the clipboard only over https or on this computer. */
+function wireCopy() {
+  byId("copy").hidden = !navigator.clipboard;
+  byId("copy").addEventListener("click", () => guard(copy));
+}
+
+async function copy() {
+  await navigator.clipboard.writeText(transcript.text()).catch(({ message }) => {
+    throw new Failure("error.copy", message);
+  });
+  showCopied(true);
+  setTimeout(() => showCopied(false), COPIED_MS);
+}
+
+function showCopied(copied) {
+  label(byId("copy"), copied ? "chat.copied" : "chat.copy");
+  redraw(byId("copy").firstElementChild, copied ? "check" : "copy");
 }
 
 /** iPhones let only a video fill the screen, not the captions around it. */

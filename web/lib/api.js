@@ -2,7 +2,7 @@ import { Failure } from "./failure.js";
 import { askToken, authorization } from "./token.js";
 
 const TIMEOUT_MS = 60_000;
-const STATUS_KEYS = { 401: "error.token", 403: "error.forbidden", 413: "error.tooLarge", 429: "error.rate" };
+const STATUS_KEYS = { 401: "error.token", 403: "error.forbidden", 404: "error.missing", 413: "error.tooLarge", 429: "error.rate" };
 
 /** The folder the routes live in: pages also work behind a reverse proxy's path prefix. */
 const ROOT = new URL("../", import.meta.url);
@@ -30,10 +30,10 @@ export const upload = (path, form, onProgress, signal) =>
   authorized(() => sendForm(path, form, onProgress, signal)).then(unwrap);
 
 /** The file behind `GET path`, as a Blob, with the token that a plain link could not carry. */
-export async function download(path) {
-  const reply = await authorized(() => send("GET", path));
-  return reply.ok ? reply.blob() : unwrap(reply);
-}
+export const download = (path) => authorized(() => send("GET", path)).then(file);
+
+/** The file that `POST path` makes of `body`, as a Blob. */
+export const postForFile = (path, body) => authorized(() => send("POST", path, body)).then(file);
 
 /** Whether anything answers at all. */
 export async function alive() {
@@ -81,6 +81,8 @@ async function authorized(attempt) {
     if (reply.status !== 401 || !(await askToken())) return reply;
   }
 }
+
+const file = (reply) => (/json/.test(reply.headers.get("Content-Type")) || !reply.ok ? unwrap(reply) : reply.blob());
 
 async function unwrap(reply) {
   const body = await reply.json().catch(() => ({}));

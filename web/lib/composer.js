@@ -10,12 +10,17 @@ const MAX_BYTES = 100 * 1024 * 1024;
 export class Composer {
   #sessionId;
   #said;
+  #voice;
   #sending = null;
 
-  /** `said(text)` is told what the user says and may return a bubble to be marked if it could not be sent. */
-  constructor(sessionId, said = () => null) {
+  /**
+   * `said(text)` is told what the user says and may return a bubble to be marked if it could not be sent; `voice()` is
+   * the id of the voice to say it with, "" for the session's own.
+   */
+  constructor(sessionId, said = () => null, voice = () => "") {
     this.#sessionId = sessionId;
     this.#said = said;
+    this.#voice = voice;
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       guard(() => this.#send());
@@ -44,8 +49,9 @@ export class Composer {
     const type = byId("composer").elements.mode.value;
     const bubble = this.#said(text);
     byId("text").value = "";
-    const sent = post("human", { sessionid, type, text, interrupt: byId("interrupt-first").checked });
-    await this.#marking(bubble, sent);
+    const message = { sessionid, type, text, interrupt: byId("interrupt-first").checked };
+    if (this.#voice()) message.tts = { ref_file: this.#voice() };
+    await this.#marking(bubble, post("human", message));
   }
 
   #interrupt() {

@@ -21,6 +21,7 @@ export class Session extends EventTarget {
   state = "idle";
   #video;
   #pc = null;
+  #sound = null;
   #attempt = null;
   #timers = {};
   #delayMs = 0;
@@ -54,6 +55,16 @@ export class Session extends EventTarget {
     this.#enter("idle");
   }
 
+  /** Whether the server takes the user's sound, known once the state is `live`. */
+  get listens() {
+    return this.#sound?.currentDirection === "sendrecv";
+  }
+
+  /** Let the user be heard through `track`, a MediaStreamTrack; null ends that. Nothing is negotiated anew. */
+  async sendSound(track) {
+    await this.#sound?.sender.replaceTrack(track);
+  }
+
   async #connect(wishes, current) {
     if (!canDecode()) throw new Failure("error.codec");
     const { data } = await get("api/webrtc");
@@ -74,7 +85,7 @@ export class Session extends EventTarget {
     const pc = new RTCPeerConnection({ iceServers });
     const stream = new MediaStream();
     pc.addTransceiver("video", { direction: "recvonly" });
-    pc.addTransceiver("audio", { direction: "recvonly" });
+    this.#sound = pc.addTransceiver("audio", { direction: "sendrecv" });
     pc.ontrack = ({ track }) => this.#pc === pc && this.#play(stream, track);
     pc.onconnectionstatechange = () => this.#pc === pc && this.#connectionChanged(pc.connectionState);
     const channel = pc.createDataChannel("events");
@@ -165,7 +176,7 @@ export class Session extends EventTarget {
     clearInterval(this.#timers.stats);
     this.#video.srcObject = null;
     this.#part(this.#pc, this.id);
-    this.#pc = null;
+    this.#pc = this.#sound = null;
     this.id = null;
   }
 

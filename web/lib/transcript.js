@@ -1,17 +1,20 @@
+import { Answer, bubble, Line } from "./bubbles.js";
 import { element } from "./dom.js";
-import { say } from "./i18n.js";
-
-const AHEAD_CHARACTERS = 24;
 
 /**
  * The conversation as bubbles, and what the presenter is saying as captions.
  *
- * A sentence appears when its sound begins; each of its words lights up when it is spoken.
+ * What the user says aloud is a caption and a pale bubble while it is being understood. A sentence of the presenter's
+ * appears when its sound begins; each of its words lights up when it is spoken.
  */
 export class Transcript {
   #messages;
   #captions;
+  #question = null;
+  #asked = element("span", { class: "line asked" });
   #answer = null;
+  #utterance;
+  #notes = [];
   #lines = [];
 
   constructor(messages, captions) {
@@ -19,59 +22,121 @@ export class Transcript {
     this.#captions = captions;
   }
 
-  /** A bubble of the user's, returned so that it can be marked as not sent. */
+  /** A bubble of what the user wrote, returned so that it can be marked as not sent. */
   said(text) {
-    return this.#bubble("user", element("p", {}, text));
+    return this.#put(bubble("user", element("p", {}, text)));
   }
 
   /** Take in an event of the server. */
   hear(news) {
-    if (news.event === "speak-start") this.#begin();
+    if (news.event === "user-partial") this.#understand(news.text);
+    if (news.event === "user-turn") this.#understood(news);
+    if (news.event === "barge-in" && news.step === "restore") this.#forget();
+    if (news.event === "source" || news.event === "latency") this.#note(news);
+    if (news.event === "speak-start") this.#begin(news.utterance);
     if (news.event === "sentence") this.#sentence(news.text);
     if (news.event === "word") this.#lines.forEach((line) => line.light(news.text, news.duration_ms));
-    if (news.event === "speak-end" || news.event === "closed") this.#end();
+    if (news.event === "speak-end") this.#end();
     if (news.event === "interrupted") this.#cut(news.heard);
   }
 
-  #begin() {
+  /** The session has ended: what was begun is not continued. */
+  ended() {
+    this.#forget();
+    this.#end();
+    this.#notes = [];
+  }
+
+  /** The conversation as text, one line a message; of an interrupted answer only what was heard. */
+  text() {
+    const said = [...this.#messages.children].filter((item) => item !== this.#question);
+    return said.map(asText).join("\n");
+  }
+
+  #understand(text) {
+    if (!text) return this.#forget();
+    this.#question ??= this.#put(bubble("user", element("p")));
+    this.#question.dataset.partial = "";
+    this.#question.querySelector("p").textContent = this.#asked.textContent = text;
+    this.#captions.append(this.#asked);
+    this.#captions.dataset.now = "";
+    this.#follow(true);
+  }
+
+  /** It was a cough, or no more than "uh-huh". */
+  #forget() {
+    this.#question?.remove();
+    this.#question = null;
+    this.#asked.remove();
+    this.#fade();
+  }
+
+  #understood({ text, language }) {
+    this.#understand(text);
+    if (!this.#question) return;
+    delete this.#question.dataset.partial;
+    if (language) this.#question.lang = language;
+    this.#question = null;
+    this.#fade();
+  }
+
+  /** Sources and times may come before their answer is heard. */
+  #note(news) {
+    const itsOwn = this.#answer && isAbout(news, this.#utterance);
+    if (itsOwn) this.#answer.note(news);
+    else this.#notes.push(news);
+  }
+
+  #begin(utterance) {
     this.#answer = null;
+    this.#utterance = utterance;
     this.#lines = [];
     this.#captions.replaceChildren();
   }
 
   #sentence(text) {
     this.#lines.forEach((line) => line.finish());
-    this.#answer ??= this.#bubble("presenter", element("p"));
     this.#lines = [new Line(text), new Line(text)];
-    this.#answer.firstElementChild.append(this.#lines[0].element);
+    this.#open().add(this.#lines[0]);
     this.#captions.append(this.#lines[1].element);
     this.#captions.dataset.now = "";
     this.#follow();
+  }
+
+  /** The bubble of the answer that is being spoken. */
+  #open() {
+    if (this.#answer) return this.#answer;
+    this.#answer = new Answer();
+    this.#notes.filter((news) => isAbout(news, this.#utterance)).forEach((news) => this.#answer.note(news));
+    this.#notes = this.#notes.filter((news) => news.utterance > this.#utterance);
+    this.#put(this.#answer.element);
+    return this.#answer;
   }
 
   #end() {
     this.#lines.forEach((line) => line.finish());
     this.#lines = [];
     this.#answer = null;
-    delete this.#captions.dataset.now;
+    this.#fade();
+  }
+
+  /** Let the captions go, unless somebody is still talking. */
+  #fade() {
+    if (!this.#lines.length && !this.#question) delete this.#captions.dataset.now;
   }
 
   #cut(heard) {
-    if (heard) this.#answer ??= this.#bubble("presenter", element("p", {}, heard));
-    if (this.#answer) {
-      this.#answer.dataset.interrupted = "";
-      say(this.#answer.appendChild(element("small")), "chat.interrupted");
-      this.#follow();
-    }
+    if (heard || this.#answer) this.#open().cut(heard);
+    this.#follow();
     this.#lines = [];
     this.#end();
   }
 
-  #bubble(who, content) {
-    const bubble = element("li", { class: `bubble ${who}` }, content);
-    this.#messages.append(bubble);
-    this.#follow(who === "user");
-    return bubble;
+  /** Append `item`, but before what is only being understood. */
+  #put(item) {
+    this.#messages.insertBefore(item, this.#question);
+    this.#follow(item.classList.contains("user"));
+    return item;
   }
 
   /** Scroll to the newest, unless the reader has scrolled back. */
@@ -81,28 +146,10 @@ export class Transcript {
   }
 }
 
-/** One sentence, whose words light up in order. Those not found soon ahead (a number read as words) are passed over. */
-class Line {
-  #rest;
+const isAbout = (news, utterance) => news.utterance === undefined || news.utterance === utterance;
 
-  constructor(text) {
-    this.#rest = document.createTextNode(/[\x21-\x7e]$/.test(text) ? `${text} ` : text);
-    this.element = element("span", { class: "line" }, this.#rest);
-  }
-
-  light(text, durationMs) {
-    const at = this.#rest.data.slice(0, text.length + AHEAD_CHARACTERS).toLowerCase().indexOf(text.toLowerCase());
-    if (at < 0) return;
-    this.element.dataset.timed = "";
-    this.element.querySelector(".now")?.classList.remove("now");
-    const word = this.#rest.splitText(at);
-    this.#rest = word.splitText(text.length);
-    const span = element("span", { class: "word spoken now" }, word.data);
-    span.style.setProperty("--spoken", `${durationMs ?? 0}ms`);
-    word.replaceWith(span);
-  }
-
-  finish() {
-    this.element.dataset.done = "";
-  }
+function asText(item) {
+  const [name, text] = item.children;
+  const { interrupted } = item.dataset;
+  return `${name.textContent}: ${interrupted === undefined ? text.textContent.trim() : `${interrupted}…`}`;
 }
