@@ -267,7 +267,7 @@ class Ears:
         """10 ms: with the echo cancelled if there can be any, as it is otherwise."""
         self._measure(block)
         clean = self._echo.push(block)
-        block = clean if self._echo.sounding else block
+        block = clean if self._echo.sounding and not self._echo.absent else block
         self._frame.append(block)
         for probability in self._vad.push(block):
             sound = np.concatenate(self._frame)
@@ -283,7 +283,8 @@ class Ears:
 
     def _hear(self, frame: Pcm, probability: float) -> None:
         """32 ms. Without a canceller the avatar's voice passes for speech, so somebody must be louder than it."""
-        if self._echo.sounding and not self._echo.cancels and not self._echo.talked_over:
+        echoes = self._echo.sounding and not self._echo.absent
+        if echoes and not self._echo.cancels and not self._echo.talked_over:
             probability = 0.0
         self._add(frame, voiced=probability > self._ladder.thresholds.speech)
         step = self._ladder.push(

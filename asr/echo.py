@@ -133,6 +133,14 @@ class EchoCanceller:
         return max((self._explain(lag)[0] for lag in lags if lag is not None), default=0.0)
 
     @property
+    def absent(self) -> bool:
+        """Whether there has been no echo for the last measurements: a headset, or a browser that cancels all of it.
+
+        Then the microphone is better as it is: the canceller takes a lone voice for an echo after a while.
+        """
+        return self._path is None and len(self._lags) > 1 and not any(lag is not None for lag in self._lags)
+
+    @property
     def talked_over(self) -> bool:
         """Whether somebody louder than the echo speaks: all there is to go by without a canceller."""
         return sum(self._over) >= 3
