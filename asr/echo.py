@@ -134,11 +134,11 @@ class EchoCanceller:
 
     @property
     def absent(self) -> bool:
-        """Whether there has been no echo for the last measurements: a headset, or a browser that cancels all of it.
+        """Whether the last measurements agree on no path: a headset, or a browser that cancels all of it.
 
         Then the microphone is better as it is: the canceller takes a lone voice for an echo after a while.
         """
-        return self._path is None and len(self._lags) > 1 and not any(lag is not None for lag in self._lags)
+        return self._path is None and len(self._lags) == self._lags.maxlen
 
     @property
     def talked_over(self) -> bool:
