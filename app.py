@@ -142,7 +142,7 @@ async def _connect(house: House, choice: Choice, sdp: str, answers: list[str], s
         lost=partial(house.sessions.close_soon, session_id),
         request_key=real.request_key,
         events=real.events,
-        heard=real.hear,
+        heard=real.hear if house.shared.asr else None,
     )
     real.attach(player)
     try:

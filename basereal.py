@@ -246,7 +246,6 @@ class BaseReal(ABC):
     def _open_ears(self) -> None:
         shared = self._shared
         if shared.asr is None:
-            self._emit("error", message="this server does not listen: python scripts/fetch_models.py whisper-base")
             return
         self._ears = Ears(shared.asr, self._react, said=self._said, smart_turn=shared.smart_turn, pool=shared.compose)
 
@@ -411,7 +410,8 @@ class BaseReal(ABC):
         """The answer as it is written; when that began is noted."""
         latency, clips = self._latency.get(question.id), self.choice.clips.values()
         stage = Repertoire(tuple(self.portrait.states), tuple(clip.name for clip in clips if clip.name))
-        async with aclosing(self._mind.answer(self.history.ask(question.text), self._told, stage)) as deltas:
+        tell = partial(self._told, question.id)
+        async with aclosing(self._mind.answer(self.history.ask(question.text), tell, stage)) as deltas:
             async for delta in deltas:
                 if latency and latency.text_s is None:
                     latency.text_s = self._loop.time()
@@ -478,11 +478,11 @@ class BaseReal(ABC):
         else:
             self._timeline.put_picture(job.tick + self._delay - delay, future.result())
 
-    def _told(self, event: MindEvent) -> None:
+    def _told(self, utterance: int, event: MindEvent) -> None:
         """The mind draws on a document, or has the avatar do something."""
         match event:
             case Source(name):
-                self._emit("source", name=name)
+                self._emit("source", utterance=utterance, name=name)
             case Action("set_state", arguments):
                 self.set_custom_state(arguments["audiotype"])
             case Action(_, arguments):

@@ -129,7 +129,7 @@ class HumanPlayer:
 
     `lost(reason)` is called once when the peer never connects, fails, closes or falls silent; `request_key()` when it
     needs a key picture; `events()` gives what its data channel is told; `heard` gets the sound of its microphone, see
-    `Microphone`.
+    `Microphone`; if None, the peer is told that nobody listens.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class HumanPlayer:
         lost: Callable[[str], None],
         request_key: Callable[[], None],
         events: Callable[[], AsyncGenerator[Event, None]],
-        heard: Callable[[Pcm, int], None],
+        heard: Callable[[Pcm, int], None] | None,
     ) -> None:
         servers = [RTCIceServer(ice.url, ice.username or None, ice.credential or None) for ice in ice_servers]
         self.wants_h264 = True
@@ -172,7 +172,8 @@ class HumanPlayer:
             if track.kind in wanted:
                 pc.addTrack(track)
         for transceiver in pc.getTransceivers():
-            transceiver.direction = "sendrecv" if transceiver.kind == "audio" else "sendonly"
+            listens = transceiver.kind == "audio" and self._heard
+            transceiver.direction = "sendrecv" if listens else "sendonly"
             if transceiver.kind == "video":
                 transceiver.setCodecPreferences(_preferred_codecs())
                 # aiortc tells only its own encoders of a PLI: this private name is the one way for packets.
@@ -256,7 +257,7 @@ class HumanPlayer:
         return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
 
     def _track_opened(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio":
+        if track.kind == "audio" and self._heard:
             self._start(Microphone(self._heard).follow(track))
 
     def _channel_opened(self, channel: RTCDataChannel) -> None:

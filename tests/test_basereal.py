@@ -290,7 +290,7 @@ async def test_an_action_is_played_once_and_then_it_is_as_before() -> None:
         stage.real.set_custom_state(3)
         await asyncio.sleep(0.6)
         for _ in range(2):  # again before it has ended
-            stage.real._told(Action("play_action", {"name": "wave"}))
+            stage.real._told(1, Action("play_action", {"name": "wave"}))
             await asyncio.sleep(0.3)
         assert stage.watcher.ticks[-1].image.mean() == 10
         await asyncio.sleep(1)
@@ -304,10 +304,10 @@ CLIPS = ((2, 10, "wave"), (3, 200, ""))
 @in_virtual_time
 async def test_what_an_answer_draws_on_is_told_and_a_state_is_set() -> None:
     async with staged(clips={2: Clip(2, np.zeros((5, 64, 64, 3), np.uint8))}) as stage:
-        stage.real._told(Source("prices.md"))
-        stage.real._told(Action("set_state", {"audiotype": 2}))
+        stage.real._told(7, Source("prices.md"))
+        stage.real._told(7, Action("set_state", {"audiotype": 2}))
         assert [(event.kind, dict(event.data)) for event in stage.events] == [
-            ("source", {"name": "prices.md"}),
+            ("source", {"utterance": 7, "name": "prices.md"}),
             ("state", {"audiotype": 2}),
         ]
 
