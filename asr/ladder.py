@@ -41,6 +41,7 @@ class Thresholds:
     """The heights of the rungs, in frames of 32 ms; `gaps` of them may be silent in between."""
 
     speech: float = 0.5
+    hint: float = 0.3  # of speech: enough to duck, since a false one costs nothing
     duck_frames: int = 2  # and the canceller takes the first 50 ms of what is said over the avatar
     hold_frames: int = 10
     hold_gaps: int = 2
@@ -70,6 +71,7 @@ class Ladder:
         limits = self.thresholds
         self.rung: Rung = "none"
         self._recent: deque[bool] = deque(maxlen=limits.interrupt_frames + limits.interrupt_gaps)
+        self._hints: deque[bool] = deque(maxlen=limits.duck_frames)
         self._silent = 0
         self._speaking = False
         self._sounded = 0
@@ -93,8 +95,12 @@ class Ladder:
         if speech and not self._speaking:
             self._speaking, self._claimed, self._exempt = True, sounding and not ending, ending
         self._recent.append(speech)
+        self._hints.append(probability > self.thresholds.hint)
         self._silent = 0 if speech else self._silent + 1
         self._sounded += sounding
+        if sounding and not ending and self._may_begin():
+            self.rung, self._silent = "duck", 0
+            return "duck"
         if self._silent >= (self.thresholds.asking_frames if asking else self.thresholds.silence_frames):
             self._speaking = False
             return self._fall()
@@ -123,11 +129,13 @@ class Ladder:
         if self.rung != "hold" and sum(recent[-limits.hold_frames - limits.hold_gaps :]) >= limits.hold_frames:
             self.rung = "hold"
             return "hold"
-        warm = self._sounded > limits.cold_frames
-        if self.rung == "none" and warm and sum(recent[-limits.duck_frames :]) == limits.duck_frames:
-            self.rung = "duck"
-            return "duck"
         return None
+
+    def _may_begin(self) -> bool:
+        """Whether somebody may have begun to speak."""
+        if self.rung != "none" or self._exempt or self._lasts():
+            return False
+        return self._sounded > self.thresholds.cold_frames and sum(self._hints) == self.thresholds.duck_frames
 
     def _interrupt(self) -> Step:
         self.quiet()

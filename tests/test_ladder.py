@@ -169,3 +169,10 @@ def test_what_says_nothing_else_needs_no_answer(text: str, only: bool) -> None:
 )
 def test_back_channels_are_known_in_both_languages(text: str, is_one: bool) -> None:
     assert is_back_channel(text) is is_one
+
+
+def test_a_hint_of_speech_ducks_and_its_end_gives_the_voice_back() -> None:
+    ladder = warm()
+    steps = [ladder.push(probability, sounding=True) for probability in (0.1, 0.4, 0.4, *[0.1] * 12)]
+    assert steps[:3] == [None, None, "duck"]
+    assert [step for step in steps[3:] if step] == ["release"] and ladder.rung == "none"
