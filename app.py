@@ -52,7 +52,7 @@ from core.messages import (
 from core.openapi import Operation, describe
 from core.portrait import MAIN
 from core.worker import InferenceWorker
-from llm import LLM, BaseLLM, LLMSettings, make_llm
+from llm import LLM, SYSTEM_PROMPT, BaseLLM, LLMSettings, make_llm
 from minds.minds import make_minds
 from minds.profile import read_profiles
 from outputs.encoder import IdleLoops
@@ -221,11 +221,21 @@ async def record(request: web.Request) -> web.Response:
 
 async def recording(request: web.Request) -> web.StreamResponse:
     """GET /record/{sessionid}: a finished recording, as mp4."""
+    return _recorded(request, "mp4", "video/mp4")
+
+
+async def captions(request: web.Request) -> web.StreamResponse:
+    """GET /record/{sessionid}.vtt: what is said in it, as WebVTT."""
+    return _recorded(request, "vtt", "text/vtt; charset=utf-8")
+
+
+def _recorded(request: web.Request, suffix: str, content: str) -> web.StreamResponse:
     name = request.match_info["sessionid"]
-    path = request.app[SETTINGS].data_dir / "record" / f"{name}.mp4"
+    path = request.app[SETTINGS].data_dir / "record" / f"{name}.{suffix}"
     if not name.isdecimal() or not path.is_file():
         raise web.HTTPNotFound(reason="Record not found")
-    return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="{name}.mp4"'})
+    disposition = f'attachment; filename="{name}.{suffix}"'
+    return web.FileResponse(path, headers={"Content-Type": content, "Content-Disposition": disposition})
 
 
 async def sse(request: web.Request) -> web.StreamResponse:
@@ -354,6 +364,7 @@ API = [
     (get_audiotype, Operation("POST", "/get_audiotype", "The state shown", _LIVE, SessionMessage)),
     (is_speaking, Operation("POST", "/is_speaking", "Whether speech is audible", _LIVE, SessionMessage)),
     (record, Operation("POST", "/record", "Start or end a recording", _LIVE, Record)),
+    (captions, Operation("GET", "/record/{sessionid}.vtt", "Its captions", _LIVE, content="text/vtt")),
     (recording, Operation("GET", "/record/{sessionid}", "A finished recording", _LIVE, content="video/mp4")),
     (sse, Operation("GET", "/sse", "Events as they happen", _LIVE, content="text/event-stream", query=("sessionid",))),
     (history, Operation("GET", "/api/history", "The conversation so far", _LIVE, query=("sessionid",))),
@@ -511,7 +522,7 @@ def _make_llm(settings: Settings) -> BaseLLM:
     key = dashscope or settings.openai_api_key.get_secret_value()
     base_url = settings.llm_base_url or (DASHSCOPE if dashscope else "")
     model = settings.llm_model or ("qwen-plus" if dashscope else "gpt-4o-mini")
-    about = LLMSettings(key, base_url, model, settings.llm_prompt, settings.llm_timeout_s)
+    about = LLMSettings(key, base_url, model, settings.llm_prompt or SYSTEM_PROMPT, settings.llm_timeout_s)
     chosen: BaseLLM = make_llm(about) if settings.llm == "auto" else LLM.load(settings.llm)(about)
     return chosen
 

@@ -23,6 +23,7 @@ Tool = Mapping[str, Any]  # a function as OpenAI's chat completions describe it
 
 INTERRUPTED = "…"
 MESSAGE_TOKENS = 4  # what a message costs besides its text
+OPENAI_URL = "https://api.openai.com/v1"
 SYSTEM_PROMPT = (
     "You are a friendly digital human who talks with a visitor. What you write is read out: answer in the visitor's "
     "language, briefly and colloquially, in plain sentences without lists, Markdown or emoji. "

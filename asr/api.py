@@ -266,6 +266,6 @@ async def _upload(request: web.Request, io: Executor) -> Pcm:
 
 _FILE = {"file": {"type": "string", "format": "binary"}}
 API = [
-    (listen, Operation("GET", "/api/asr", "Dictation over a WebSocket: docs/asr.md", "hearing", answer=Dictated)),
+    (listen, Operation("GET", "/api/asr", "Dictation over a WebSocket: docs/listening.md", "hearing", answer=Dictated)),
     (transcribe, Operation("POST", "/asr", "The text of a sound file", "hearing", _FILE, answer=Heard)),
 ]

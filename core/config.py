@@ -27,6 +27,7 @@ from pydantic_settings import (
 _USERINFO = re.compile(r"//[^/@\s]*@")  # a password inside a URL
 
 
+NOT_SETTINGS = {"VIVACE_CACHE"}  # of scripts/fetch_models.py
 WELL_KNOWN = {  # what other programs read too goes without the prefix
     "dashscope_api_key": "DASHSCOPE_API_KEY",
     "openai_api_key": "OPENAI_API_KEY",
@@ -66,10 +67,7 @@ class Settings(BaseSettings):
     llm: str = Field("auto", description="auto, openai or rules")
     llm_model: str = Field("", description="model name; default qwen-plus or gpt-4o-mini")
     llm_base_url: str = Field("", description="an OpenAI-compatible server; also read from OPENAI_BASE_URL")
-    llm_prompt: str = Field(
-        "You are a friendly presenter. Answer briefly, in spoken language, in the language of the question.",
-        description="system prompt",
-    )
+    llm_prompt: str = Field("", description="system prompt; default: a friendly digital human who answers briefly")
     llm_profiles: dict[str, str | dict[str, Any]] = Field(
         default_factory=dict,
         description="by the llmid that an offer may name: a prompt, or prompt, base_url, model, knowledge, …",
@@ -144,7 +142,8 @@ _NAMES = {name.lower() for name in Settings.model_fields}
 def read_settings(argv: list[str] | None = None) -> Settings:
     """Settings of this process from `argv` (default: its command line). Exits with usage on a bad flag."""
     global _yaml_file
-    unknown = [name for name in os.environ if name.startswith("VIVACE_") and name[7:].lower() not in _NAMES]
+    ours = {name for name in os.environ if name.startswith("VIVACE_")} - NOT_SETTINGS
+    unknown = [name for name in ours if name[7:].lower() not in _NAMES]
     if unknown:
         raise SystemExit(f"there is no such setting: {', '.join(sorted(unknown))}")
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class Heard:
     """The heard text of one utterance, from the marks of its sentences and words as they are played."""
@@ -24,16 +26,16 @@ class Heard:
 
     def whole(self) -> str:
         """Everything begun so far: the utterance ended by itself."""
-        return _join([*self._done, self._sentence])
+        return running_text([*self._done, self._sentence])
 
     def cut(self) -> str:
         """Everything up to the last word begun: the utterance was interrupted."""
-        return _join([*self._done, self._sentence[: self._reached]])
+        return running_text([*self._done, self._sentence[: self._reached]])
 
 
-def _join(sentences: list[str]) -> str:
-    """Sentences as running text: a space between those that end in a Latin letter or sign, none after Chinese."""
+def running_text(parts: Iterable[str]) -> str:
+    """Sentences or words as one text: a space after those that end in a Latin letter or sign, none after Chinese."""
     text = ""
-    for sentence in filter(None, (sentence.strip() for sentence in sentences)):
-        text += (" " if text and text[-1].isascii() else "") + sentence
+    for part in filter(None, (part.strip() for part in parts)):
+        text += (" " if text and text[-1].isascii() else "") + part
     return text

@@ -127,7 +127,7 @@ class Tick:
     """40 ms as every output gets it: one picture uint8 (H, W, 3) BGR and 640 int16 samples.
 
     `opus` is the same sound as two packets of 20 ms. `idle` names the avatar when the picture is exactly its frame for
-    this tick, so that an encoder may know it already.
+    this tick, so that an encoder may know it already. `marks` become true with its sound.
     """
 
     number: int
@@ -135,6 +135,7 @@ class Tick:
     samples: NDArray[np.int16] = field(default_factory=lambda: SILENT_TICK)
     opus: tuple[bytes, ...] = ()
     idle: Avatar | None = None
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

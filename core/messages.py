@@ -163,9 +163,10 @@ class Preview(Message):
 def voice_of(wishes: dict[str, Any] | None, default: Voice | None = None) -> Voice:
     """The voice that a message's `tts` asks for. BadRequest if it names a path instead of a voice."""
     wishes, default = dict(wishes or {}), default or Voice()
-    name = str(wishes.pop("ref_file", "") or wishes.pop("voice", "") or default.name)
-    if name and not VOICE_NAME.fullmatch(name):
+    wish = str(wishes.pop("ref_file", "") or wishes.pop("voice", ""))
+    if wish and not VOICE_NAME.fullmatch(wish):
         raise BadRequest("ref_file is a voice's name or a reference's id, not a path")
+    name = wish or default.name
     usual = default.ref_text if name == default.name else ""  # another reference says something else
     return Voice(name, str(wishes.pop("ref_text", "") or usual), wishes)
 

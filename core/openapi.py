@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +64,7 @@ def _operation(op: Operation) -> dict[str, Any]:
         "tags": [op.tag],
         "responses": {"200": {"description": "see `code`", "content": {op.content: {"schema": schema}}}},
     }
-    names = [part[1:-1] for part in op.path.split("/") if part.startswith("{")]
+    names = re.findall(r"{(\w+)}", op.path)
     parameters = [_parameter(name, "path") for name in names] + [_parameter(name, "query") for name in op.query]
     if parameters:
         described["parameters"] = parameters

@@ -29,11 +29,10 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 
 from core.errors import EngineFailed
-from llm import BaseLLM, Call, LLMSettings, Message, Tool
+from llm import OPENAI_URL, BaseLLM, Call, LLMSettings, Message, Tool
 
 T = TypeVar("T")
 
-OPENAI_URL = "https://api.openai.com/v1"
 MAX_LINE = 32 << 10  # bytes; an event of a few words has less than one thousandth of it
 MAX_CALLS = 8
 MAX_ARGUMENTS = 4096  # characters

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from loguru import logger
 
-from llm import BaseLLM, LLMSettings, make_llm
+from llm import OPENAI_URL, BaseLLM, LLMSettings, make_llm
 from minds.knowledge import Knowledge
 from minds.mind import Mind
 from minds.profile import Profile
 from minds.rules import RuleLLM
+
+DEFAULT = "default"  # the profile that changes what answers where none is named
 
 
 class Minds:
@@ -65,9 +67,9 @@ def make_minds(default: BaseLLM, profiles: Mapping[str, Profile], knowledge: Pat
         return models.setdefault(_server(settings), make_llm(settings))
 
     named = {name: make(model(profile.settings(default.settings, knowledge))) for name, profile in profiles.items()}
-    return Minds(make(default), named)
+    return Minds(named.pop(DEFAULT) if DEFAULT in named else make(default), named)
 
 
 def _server(settings: LLMSettings) -> tuple[str, str]:
     """What must be equal for two models to share connections: address and key."""
-    return settings.base_url.rstrip("/"), settings.api_key or settings.key_env
+    return (settings.base_url or OPENAI_URL).rstrip("/"), settings.api_key or settings.key_env

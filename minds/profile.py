@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import BadRequest
-from llm import LLMSettings
+from llm import OPENAI_URL, LLMSettings
 
 
 class Profile(BaseModel):
@@ -55,7 +55,7 @@ class Profile(BaseModel):
             changes["knowledge"] = _folder(knowledge, name)
         if self.key_env:
             changes["api_key"] = os.environ.get(self.key_env, "")
-        elif self.base_url and self.base_url.rstrip("/") != default.base_url.rstrip("/"):
+        elif self.base_url and self.base_url.rstrip("/") != (default.base_url or OPENAI_URL).rstrip("/"):
             changes |= {"api_key": "", "key_env": ""}
         return replace(default, **changes)
 

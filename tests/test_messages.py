@@ -77,7 +77,7 @@ def test_fields_that_nobody_knows_are_ignored() -> None:
     assert parse(Human, body(HUMAN, emotion="glad", type="chat")).type == "chat"
 
 
-CLIPS = [{"audiotype": 2, "imgpath": "wave", "audiopath": "wave.wav", "loop": True}]
+CLIPS = [{"audiotype": 2, "imgpath": "wave", "audiopath": "wave.wav", "loop": True, "name": ""}]
 
 
 @pytest.mark.parametrize("written", [CLIPS, json.dumps(CLIPS), f"  {json.dumps(CLIPS)}\n"])
@@ -163,3 +163,10 @@ def test_a_clients_wishes_are_not_changed() -> None:
     wishes = {"ref_file": "a", "speed": 2}
     voice_of(wishes, DEFAULT)
     assert wishes == {"ref_file": "a", "speed": 2}
+
+
+def test_an_operator_s_default_voice_may_be_a_path_and_a_client_s_may_not() -> None:
+    default = Voice("/srv/voices/narrator.wav", "as he says")
+    assert voice_of({}, default) == default
+    with pytest.raises(BadRequest, match="not a path"):
+        voice_of({"ref_file": "/srv/voices/narrator.wav"}, default)

@@ -419,3 +419,11 @@ async def test_a_real_server_answers_a_question_with_passages(root: Path, pool: 
     text, told = await talk(Mind(OpenAILLM(replace(settings, timeout_s=60)), Knowledge(root / "shop", pool)))
     assert told == [Source("shoes.txt")]
     assert any(char.isalpha() for char in text)
+
+
+def test_a_profile_called_default_answers_where_none_is_named(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    profiles = read_profiles({"default": {"prompt": "You sell shoes.", "tools": True}, "shop": "You sell hats."})
+    minds = make_minds(Parrot(DEFAULT), profiles, tmp_path, pool)
+    assert minds.mind("").llm.settings.system_prompt == minds.mind("nobody").llm.settings.system_prompt
+    assert minds.mind("").llm.settings.system_prompt == "You sell shoes." and minds.mind("").llm.settings.tools
+    assert minds.mind("shop").llm.settings.system_prompt == "You sell hats."

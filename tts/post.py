@@ -62,7 +62,8 @@ class PostTTS(HttpTTS):
 
     def prompt(self, voice: Voice, reference: Reference | None) -> str:
         """What the reference says, "" if nobody knows."""
-        return voice.ref_text or (reference.about.text if reference else "") or self.settings.ref_text
+        usual = "" if reference and reference.id != self.settings.default_voice else self.settings.ref_text
+        return voice.ref_text or (reference.about.text if reference else "") or usual
 
 
 async def recording(reference: Reference) -> bytes:
