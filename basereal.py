@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from shutil import copyfile
 from typing import ClassVar
 
 import numpy as np
@@ -61,7 +60,7 @@ from minds.mind import MindEvent, Source
 from minds.minds import Minds
 from minds.tools import Action, Repertoire
 from outputs.encoder import IdleLoops, OpusEncoder, PictureEncoder
-from outputs.record import Recorder
+from outputs.record import Recorder, publish
 from speech import voice as speak
 from ttsreal import BaseTTS
 
@@ -155,6 +154,8 @@ class BaseReal(ABC):
         self._unsaid = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._answered = asyncio.Event()  # the last question's answer has been heard
+        self._answered.set()
         self._saying: Utterance | None = None
         self._heard = Heard()
         self._words: deque[tuple[float, str]] = deque(maxlen=SPOKEN_WORDS)  # and when each began to be heard
@@ -230,6 +231,7 @@ class BaseReal(ABC):
         for output in self._outputs:
             output.flush()
         self._end_saying(interrupted=True)
+        self._answered.set()
         self._unsaid = 0
         self._quiet.set()
         if self._ears:
@@ -318,10 +320,10 @@ class BaseReal(ABC):
         return True
 
     def start_recording(self, folder: Path) -> None:
-        """Record to `folder/<id>.mp4`, published as `folder/../record.mp4` too. Nothing if already recording."""
+        """Record to `folder/<id>.mp4`, with captions beside it, both published too. Nothing if already recording."""
         if not self._recorder:
             path = folder / f"{self.id}.mp4"
-            self._recorder = Recorder(path, self.size, self._pictures.request_key, _publish)
+            self._recorder = Recorder(path, self.size, self._pictures.request_key, publish)
             self.attach(self._recorder)
 
     async def stop_recording(self) -> None:
@@ -411,6 +413,8 @@ class BaseReal(ABC):
         latency, clips = self._latency.get(question.id), self.choice.clips.values()
         stage = Repertoire(tuple(self.portrait.states), tuple(clip.name for clip in clips if clip.name))
         tell = partial(self._told, question.id)
+        await self._answered.wait()  # what is heard of the answer before belongs to the history
+        self._answered.clear()
         async with aclosing(self._mind.answer(self.history.ask(question.text), tell, stage)) as deltas:
             async for delta in deltas:
                 if latency and latency.text_s is None:
@@ -534,15 +538,18 @@ class BaseReal(ABC):
         if self._ears:
             self._ears.played(samples, ending=self._is_ending())
         image, idle = self.portrait.picture(number, sound.avatar if sound else None, face)
-        tick = Tick(number, image, samples, self._opus.encode(samples), idle)
+        marks = sound.marks if sound else ()
+        tick = Tick(number, image, samples, self._opus.encode(samples), idle, marks)
         for output in self._outputs:
             output.push(tick)
         if any(output.wants_h264 for output in self._outputs):
             self._pictures.push(tick)
         if sound:
             self._last_sound_tick = number
-            for mark in sound.marks:
-                self._pass(mark)
+            epoch = self.epoch
+            for mark in marks:
+                if epoch == self.epoch:  # a listener may have interrupted
+                    self._pass(mark)
         if self.portrait.audiotype != state:
             self._emit("state", audiotype=self.portrait.audiotype)
 
@@ -571,12 +578,14 @@ class BaseReal(ABC):
                 self._heard.word(mark.text)
                 self._words.append((self._loop.time(), mark.text))
                 self._emit("word", utterance=about.id, text=mark.text, duration_ms=mark.duration_ms)
+            case "cut":
+                self._heard.lose()
             case "error":
                 metrics.SPEECH_ERRORS.inc()
                 self._emit("error", utterance=about.id, message=mark.text)
             case "end":
-                self._end_saying(interrupted=False)
                 self._unsaid -= 1
+                self._end_saying(interrupted=False)
                 if not self._unsaid:
                     self._last_asked = self._loop.time()
                     self._quiet.set()
@@ -597,6 +606,7 @@ class BaseReal(ABC):
         heard = self._heard.cut() if interrupted else self._heard.whole()
         if about.kind == "chat":
             self.history.heard(heard, interrupted=interrupted)
+            self._answered.set()
         if interrupted:
             metrics.INTERRUPTIONS.inc()
             self._emit("interrupted", utterance=about.id, heard=heard)
@@ -606,18 +616,6 @@ class BaseReal(ABC):
 def _own_text(utterance: Utterance) -> str:
     """What an echo says; a question is not what is spoken."""
     return utterance.text if utterance.kind == "echo" else ""
-
-
-def _publish(path: Path) -> None:
-    """Make `path` the newest recording, `record.mp4` beside its folder, in one step."""
-    newest = path.parent.parent / "record.mp4"
-    link = newest.with_name(f"{path.stem}.new")
-    link.unlink(missing_ok=True)
-    try:
-        link.hardlink_to(path)
-    except OSError:  # a file system without hard links
-        copyfile(path, link)
-    link.replace(newest)
 
 
 def _empty(queue: asyncio.Queue[Utterance] | asyncio.Queue[AudioChunk]) -> None:

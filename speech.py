@@ -67,9 +67,10 @@ async def voice(
     """An utterance as chunks of 320 samples; `deltas` is what a language model answers, None for echo and audio.
 
     Marks: one `start` on the first chunk, one `end` on a last, silent one; `sentence` where one begins to be heard,
-    `word` where its time is known, `error` (text for clients) where a sentence or the answer was lost: the rest is
-    said all the same. Silence around sentences is cut short. Cancelling or closing it (`contextlib.aclosing`) closes
-    `deltas` and the speech engine's stream before it returns. An engine that gives nothing for `stall_s` has failed.
+    `word` where its time is known, `error` (text for clients) where a sentence or the answer was lost: the rest is said
+    all the same; before it `cut`, if some of that sentence had been said. Silence around sentences is cut short.
+    Cancelling or closing it (`contextlib.aclosing`) closes `deltas` and the speech engine's stream before it returns.
+    An engine that gives nothing for `stall_s` has failed.
     """
     turn = _Turn(utterance, epoch, tts, stall_s)
     room = asyncio.Semaphore(AHEAD_CHUNKS)
@@ -143,6 +144,8 @@ class _Turn:
                     yield self._chunk(pcm, *sentence, *words)
                     sentence.clear()
         except EngineFailed as error:
+            if not sentence:
+                self.marks.append(Mark("cut", self.utterance))
             self._lost(error)
         if sentence:
             self.heard.release()

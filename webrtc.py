@@ -37,6 +37,7 @@ CHUNK_S = CHUNK_SAMPLES / SAMPLE_RATE
 QUEUED_SOUND = 250  # packets, 5 s: a peer that reads so slowly is gone
 QUEUED_PICTURES = 8
 WATCH_S = 1.0
+JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"  # aiortc's, which has no other name
 MAX_CHANNELS = 4  # data channels of one peer that are told the events
 
 Media: TypeAlias = "av.Packet[Any] | av.VideoFrame"
@@ -174,6 +175,9 @@ class HumanPlayer:
         for transceiver in pc.getTransceivers():
             listens = transceiver.kind == "audio" and self._heard
             transceiver.direction = "sendrecv" if listens else "sendonly"
+            if listens:
+                # aiortc lets no sound out before four more packets have come: 80 ms of every answer.
+                getattr(transceiver.receiver, JITTER_BUFFER)._prefetch = 1
             if transceiver.kind == "video":
                 transceiver.setCodecPreferences(_preferred_codecs())
                 # aiortc tells only its own encoders of a PLI: this private name is the one way for packets.

@@ -24,6 +24,10 @@ class Heard:
         if place >= 0:
             self._reached = place + len(text)
 
+    def lose(self) -> None:
+        """The rest of the present sentence is not said."""
+        self._sentence = self._sentence[: self._reached]
+
     def whole(self) -> str:
         """Everything begun so far: the utterance ended by itself."""
         return running_text([*self._done, self._sentence])

@@ -52,7 +52,7 @@ EventKind = Literal[
     "source",  # a document that an answer draws on
     "action",  # what the language model has the avatar do
 ]
-MarkKind = Literal["start", "sentence", "word", "error", "end"]
+MarkKind = Literal["start", "sentence", "word", "cut", "error", "end"]  # cut: the rest of the sentence is lost
 
 
 @dataclass(frozen=True, slots=True)

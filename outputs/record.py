@@ -1,4 +1,7 @@
-"""A session on disk: mp4 with the session's own H.264 and AAC, playable up to the last second after a power cut."""
+"""A session on disk: mp4 with the session's own H.264 and AAC, playable up to the last second after a power cut.
+
+What is said lies beside it as WebVTT.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from queue import Full, Queue
+from shutil import copyfile
 from threading import Thread
+from typing import Literal
 
 import av
 from loguru import logger
 
 from core.media import FPS, SAMPLE_RATE, TICK_SAMPLES, VIDEO_CLOCK_HZ, VIDEO_TICK, Picture, Tick
+from outputs.captions import Captions
 
 FRAGMENT_US = 1_000_000
 KEY_EVERY_TICKS = FPS
@@ -20,12 +26,15 @@ MAX_WAITING = 1000  # ticks and pictures, 20 s of them; a disk that is further b
 AAC_BITS = 96_000
 VOICE_RATE = 48_000
 
+Flush = Literal["flush"]
+
 
 class Recorder:
     """Writes `path` from the first key picture on; sound and pictures keep their tick numbers, so they cannot drift.
 
-    The file is `<stem>.part.mp4` until `aclose()`, which finishes it, moves it to `path` and calls `done(path)`
-    on the thread that wrote it. Encoding AAC and writing happen on the recorder's own thread.
+    The file is `<stem>.part.mp4` until `aclose()`, which finishes it, moves it to `path`, writes the captions to
+    `<stem>.vtt`, and calls `done` with either path on the thread that wrote it. Encoding AAC and writing happen on the
+    recorder's own thread.
     """
 
     wants_h264 = True
@@ -39,7 +48,7 @@ class Recorder:
         self._request_key = request_key
         self._done = done
         self._last_key = 0
-        self._inbox: Queue[Tick | Picture | None] = Queue(MAX_WAITING)
+        self._inbox: Queue[Tick | Picture | Flush | None] = Queue(MAX_WAITING)
         self._thread = Thread(target=self._run, name=f"record-{path.stem}", daemon=True)
         self._thread.start()
         request_key()
@@ -58,13 +67,14 @@ class Recorder:
         self._put(picture)
 
     def flush(self) -> None:
-        """Nothing waits here that should not be kept."""
+        """Nothing waits here that should not be kept; but what is being said ends here."""
+        self._put("flush")
 
     async def aclose(self) -> None:
         if self._thread.is_alive():
             await asyncio.to_thread(self._end)
 
-    def _put(self, item: Tick | Picture) -> None:
+    def _put(self, item: Tick | Picture | Flush) -> None:
         try:
             self._inbox.put_nowait(item)
         except Full:
@@ -75,17 +85,30 @@ class Recorder:
         self._thread.join()
 
     def _run(self) -> None:
-        items: Iterator[Tick | Picture] = iter(self._inbox.get, None)  # ends once, whoever reads it to the end
+        items: Iterator[Tick | Picture | Flush] = iter(self._inbox.get, None)  # ends once, whoever reads it to the end
+        captions = Captions()
         try:
             with _Mp4(self._part, self._size) as file:
                 for item in items:
+                    if item == "flush":
+                        captions.cut()
+                        continue
+                    if isinstance(item, Tick):
+                        captions.hear(item.number, item.marks)
                     file.write(item)
             self._part.replace(self.path)
             self._done(self.path)
+            self._done(self._write_captions(captions.webvtt(file.first)))
         except (OSError, av.FFmpegError) as error:
             logger.error("the recording failed: {}", error)
             for _ in items:
                 pass
+
+    def _write_captions(self, webvtt: str) -> Path:
+        """Their file, whole or not there."""
+        path, part = self.path.with_suffix(".vtt"), self.path.with_suffix(".part.vtt")
+        part.write_text(webvtt, "utf-8", "replace")
+        return part.replace(path)
 
 
 class _Mp4:
@@ -112,13 +135,13 @@ class _Mp4:
         self._audio.layout = "mono"
         self._resampler = av.AudioResampler("fltp", "mono", VOICE_RATE, frame_size=1024)
         self._waiting: list[Tick] = []
-        self._first = -1
+        self.first = -1
 
     def __enter__(self) -> _Mp4:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if self._first >= 0 and failure is None:  # flushing after a failure crashes FFmpeg
+        if self.first >= 0 and failure is None:  # flushing after a failure crashes FFmpeg
             self._mux_sound(None)
             self._container.mux(self._audio.encode(None))
         self._container.close()
@@ -126,36 +149,48 @@ class _Mp4:
     def write(self, item: Tick | Picture) -> None:
         if isinstance(item, Picture):
             self._write_picture(item)
-        elif self._first < 0:
+        elif self.first < 0:
             self._waiting = [*self._waiting[-FPS:], item]
         else:
             self._write_sound(item)
 
     def _write_picture(self, picture: Picture) -> None:
-        if self._first < 0:
+        if self.first < 0:
             if not picture.key:
                 return
-            self._first = picture.number
+            self.first = picture.number
             for tick in self._waiting:
                 self._write_sound(tick)
             self._waiting.clear()
         packet = av.Packet(picture.data)
         packet.stream = self._video
         packet.time_base = Fraction(1, VIDEO_CLOCK_HZ)
-        packet.pts = packet.dts = (picture.number - self._first) * VIDEO_TICK
+        packet.pts = packet.dts = (picture.number - self.first) * VIDEO_TICK
         packet.duration = VIDEO_TICK
         packet.is_keyframe = picture.key
         self._container.mux(packet)
 
     def _write_sound(self, tick: Tick) -> None:
-        if tick.number < self._first:
+        if tick.number < self.first:
             return
         frame = av.AudioFrame.from_ndarray(tick.samples.reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
         frame.time_base = Fraction(1, SAMPLE_RATE)
-        frame.pts = (tick.number - self._first) * TICK_SAMPLES
+        frame.pts = (tick.number - self.first) * TICK_SAMPLES
         self._mux_sound(frame)
 
     def _mux_sound(self, frame: av.AudioFrame | None) -> None:
         for resampled in self._resampler.resample(frame):
             self._container.mux(self._audio.encode(resampled))
+
+
+def publish(path: Path) -> None:
+    """Make `path` the newest of its kind, `record.<suffix>` beside its folder, in one step."""
+    newest = path.parent.parent / f"record{path.suffix}"
+    link = newest.with_name(f"{path.name}.new")
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        copyfile(path, link)
+    link.replace(newest)

@@ -1,6 +1,6 @@
 """Measures a running server from outside, and prints the table of docs/performance.md.
 
-    python -m scripts.bench                 everything but the long run, about five minutes
+    python -m scripts.bench                 everything but the long run, about ten minutes
     python -m scripts.bench latency skew    only these
     python -m scripts.bench skew --minutes 10
 
@@ -29,6 +29,10 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtp import RtcpSrPacket
 
+from scripts.bench_ears import SPEECH
+from scripts.bench_voice import DUCKED_DB, SILENT_DB, Microphone, Talk, decoded, first_drop, levels, phrases
+
+ROUND_S = 14.0  # the presenter idles in a loop of 12 s: by then the network has seen all its frames
 VOICED_BYTES = 20  # an Opus packet of 20 ms with more than this is not silence
 
 
@@ -103,12 +107,18 @@ class Packets:
 
 
 class Peer:
-    """A WebRTC receiver that keeps the packets themselves and, unless `decode`, does nothing else with them."""
+    """A WebRTC receiver that keeps the packets themselves and, unless `decode`, does nothing else with them.
 
-    def __init__(self, running: Server, *, decode: bool = False, keep: bool = True) -> None:
+    One that `talks` has a microphone, and is told the events.
+    """
+
+    def __init__(self, running: Server, *, decode: bool = False, keep: bool = True, talks: bool = False) -> None:
         self.server = running
         self.decode = decode
         self.keep = keep
+        self.microphone = Microphone() if talks else None
+        self.events: list[dict[str, Any]] = []
+        self.told = asyncio.Event()  # one more of them
         self.pc = RTCPeerConnection()
         self.tracks = {"audio": Packets(), "video": Packets()}
         self.decoded = asyncio.Event()
@@ -119,12 +129,22 @@ class Peer:
     async def connect(self) -> None:
         self.pc.on("track", self._track)
         for kind in ("video", "audio"):
-            receiver = self.pc.addTransceiver(kind, direction="recvonly").receiver
-            self._tap(receiver, self.tracks[kind])
+            talks = self.microphone if kind == "audio" else None
+            transceiver = self.pc.addTransceiver(talks or kind, direction="sendrecv" if talks else "recvonly")
+            self._tap(transceiver.receiver, self.tracks[kind])
+        if self.microphone:
+            channel = self.pc.createDataChannel("events")
+            channel.on("message", self._tell)
         await self.pc.setLocalDescription(await self.pc.createOffer())
         reply = await self.server.post("/offer", sdp=self.pc.localDescription.sdp, type="offer")
         self.sessionid = reply["sessionid"]
         await self.pc.setRemoteDescription(RTCSessionDescription(reply["sdp"], "answer"))
+        if self.microphone:
+            self.microphone.tap(transceiver.sender)
+
+    def _tell(self, event: str) -> None:
+        self.events.append(json.loads(event))
+        self.told.set()
 
     def _tap(self, receiver: Any, packets: Packets) -> None:
         handle_rtp, handle_rtcp = receiver._handle_rtp_packet, receiver._handle_rtcp_packet
@@ -175,8 +195,13 @@ async def peers(running: Server, n: int, **kind: bool) -> AsyncIterator[list[Pee
         await asyncio.gather(*(peer.close() for peer in crowd))
 
 
-def p95(values: list[float]) -> float:
+def p95(values: Sequence[float]) -> float:
     return float(np.percentile(values, 95))
+
+
+def middle_and_worst(values: Sequence[float]) -> str:
+    """p50 and p95 of times in ms."""
+    return f"{statistics.median(values):.0f} / {p95(values):.0f} ms" if values else "never"
 
 
 def row(what: str, wanted: str, got: str) -> None:
@@ -198,10 +223,8 @@ async def latency(args: argparse.Namespace) -> None:
             answered = time.monotonic()
             await asyncio.sleep(0.5)
             stops.append(1000 * (sound.voiced()[-1] - answered))
-    middle, worst = statistics.median(starts), p95(starts)
-    row("TTS's first byte → first voiced packet, p50 / p95", "≤ 150 ms p95", f"{middle:.0f} / {worst:.0f} ms")
-    middle, worst = statistics.median(stops), p95(stops)
-    row("interrupt answered → last voiced packet, p50 / p95", "≤ 60 ms p95", f"{middle:.0f} / {worst:.0f} ms")
+    row("TTS's first byte → first voiced packet, p50 / p95", "≤ 150 ms p95", middle_and_worst(starts))
+    row("interrupt answered → last voiced packet, p50 / p95", "≤ 60 ms p95", middle_and_worst(stops))
 
 
 async def skew(args: argparse.Namespace) -> None:
@@ -259,20 +282,14 @@ def _decoded(decoder: Any, data: bytes) -> list[Any]:
 
 def beep_times(packets: Packets) -> list[float]:
     """When each beep begins: in the decoded sound, minus what the Opus encoder looks ahead."""
-    decoder = av.CodecContext.create("libopus", "r")
-    decoder.sample_rate = 48_000
     lookahead_s = 0.0065
     found, loud_until = [], -1.0
-    for moment, payload in zip(on_ntp(packets, 48_000), packets.payloads, strict=True):
-        for frame in decoder.decode(av.Packet(payload)):
-            samples = frame.to_ndarray().astype(np.float64).reshape(-1)
-            samples = samples / 32768 if frame.format.name.startswith("s16") else samples
-            step = 2 if frame.layout.nb_channels == 2 and not frame.format.is_planar else 1
-            loud = np.flatnonzero(np.abs(samples[::step]) > 0.03)
-            if loud.size:
-                if moment > loud_until + 0.3:
-                    found.append(moment + loud[0] / 48_000 - lookahead_s)
-                loud_until = moment
+    for moment, samples in zip(on_ntp(packets, 48_000), decoded(packets.payloads), strict=True):
+        loud = np.flatnonzero(np.abs(samples) > 0.03)
+        if loud.size:
+            if moment > loud_until + 0.3:
+                found.append(moment + loud[0] / 48_000 - lookahead_s)
+            loud_until = moment
     return found
 
 
@@ -292,15 +309,18 @@ async def lips(args: argparse.Namespace) -> None:
     """Sessions that speak with our own network, at 512×512@25."""
     ours = ("--model", "wav2lip")
     await _side_by_side(args, *((ours, n, n, f"our network, {n} speaking") for n in (1, 2, 3, 4)))
+    await _side_by_side(args, (ours, 1, 1, "our network, 1 speaking, after a round of the idle loop"), after_s=ROUND_S)
 
 
-async def _side_by_side(args: argparse.Namespace, *cases: tuple[Sequence[str], int, int, str]) -> None:
-    """Each case: flags, sessions, how many of them speak, name."""
+async def _side_by_side(
+    args: argparse.Namespace, *cases: tuple[Sequence[str], int, int, str], after_s: float = 3.0
+) -> None:
+    """Each case: flags, sessions, how many of them speak, name; looked at `after_s` of speech."""
     for flags, n, speaking, name in cases:
         async with server(*flags) as running, peers(running, n, keep=False) as crowd:
             for peer in crowd[:speaking]:
                 await running.say(peer, 60)
-            await asyncio.sleep(3)
+            await asyncio.sleep(after_s)
             before, start = await running.usage(), time.monotonic()
             await asyncio.sleep(args.seconds)
             after, end = await running.usage(), time.monotonic()
@@ -310,6 +330,28 @@ async def _side_by_side(args: argparse.Namespace, *cases: tuple[Sequence[str], i
         gap_ms = 1000 * max(float(np.max(np.diff(times))) for times in sounds)
         fps, rate = min(pictures) / (end - start), min(map(len, sounds)) / (end - start)
         row(name, "25 fps, 50/s", f"{cores:.2f} cores, {fps:.1f} fps, {rate:.1f} sounds/s, longest gap {gap_ms:.0f} ms")
+
+
+async def voice(args: argparse.Namespace) -> None:
+    """Somebody with a headset asks and interrupts; the recogniser and the voice take no time."""
+    if not SPEECH.is_dir():
+        row("talking with it", "", "skipped: there is no ../shared/data/speech to talk with")
+        return
+    said = phrases()
+    async with server("--listen") as running, peers(running, 1, talks=True) as (peer,):
+        talk, sound = Talk(peer), peer.tracks["audio"]
+        turns = [await talk.ask(next(said)) for _ in range(args.turns)]
+        cuts = [await talk.interrupt(next(said), 2 + 0.013 * (cut % 7)) for cut in range(args.turns)]
+    answered = [turn for turn in turns if turn]
+    own = middle_and_worst([turn.own_ms for turn in answered])
+    waited = middle_and_worst([turn.endpointing_ms for turn in answered])
+    row("end of speech → first voiced packet, less endpointing, p50 / p95", "≤ 250 ms p95", own)
+    row("endpointing, p50 / p95; turns answered", "", f"{waited}; {len(answered)} of {len(turns)}")
+    loudness = levels(sound.payloads)
+    for name, wanted, drop_db in (("ducked", "≤ 250 ms p95", DUCKED_DB), ("silent", "≤ 800 ms p95", SILENT_DB)):
+        found = [first_drop(sound.arrivals, loudness, cut, drop_db) for cut in cuts]
+        row(f"start of speech → {name}, p50 / p95", wanted, middle_and_worst([ms for ms in found if ms is not None]))
+    row("interruptions missed", "≤ 2 of 50", f"{sum(not cut.obeyed for cut in cuts)} of {len(cuts)}")
 
 
 async def join(args: argparse.Namespace) -> None:
@@ -323,7 +365,7 @@ async def join(args: argparse.Namespace) -> None:
             await peer.decoded.wait()
             times.append(1000 * (peer.first_picture - start))
             await peer.close()
-    row("warm join, p50 / p95", "≤ 300 ms p95", f"{statistics.median(times):.0f} / {p95(times):.0f} ms")
+    row("warm join, p50 / p95", "≤ 300 ms p95", middle_and_worst(times))
 
 
 async def memory(args: argparse.Namespace) -> None:
@@ -353,7 +395,15 @@ async def memory(args: argparse.Namespace) -> None:
         row(what, "no growth", f"{half[key]:.0f} → {end[key]:.0f}")
 
 
-ALL = {"latency": latency, "skew": skew, "join": join, "capacity": capacity, "lips": lips, "memory": memory}
+ALL = {
+    "latency": latency,
+    "voice": voice,
+    "skew": skew,
+    "join": join,
+    "capacity": capacity,
+    "lips": lips,
+    "memory": memory,
+}
 
 
 async def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """The server that `scripts/bench.py` measures: the real one, with a voice whose first sound is timed.
 
 Prints one JSON line when it serves (`{"port": …}`) and one for each first piece of speech (`{"spoke": monotonic s}`).
-`--aiortc_encoder` leaves the encoding to aiortc, for comparison; `--flash` draws a flash with each beep.
+`--aiortc_encoder` leaves the encoding to aiortc, for comparison; `--flash` draws a flash with each beep; `--listen`
+understands microphones at once, and answers in a voice of constant level.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ import psutil
 from aiohttp import web
 
 import app
+import asrreal
 import basereal
 import ttsreal
 import webrtc
+from asrreal import BaseASR, Transcript
 from basereal import BaseReal
 from core import log
 from core.config import Settings
 from core.media import SAMPLE_RATE, Engine, Face, FaceJob, Features, Image, Pcm, Tick, Voice, Window
-from ttsreal import BaseTTS, Speech
+from ttsreal import BaseTTS, Speech, VoiceSettings
 
 PIECE_S = 0.2
+HUM_HZ = 150  # a whole number of periods in a second, and three in a packet
 
 
 def say(**news: object) -> None:
@@ -55,6 +59,27 @@ class TimedTTS(BaseTTS):
             if piece == 0:
                 say(spoke=time.monotonic())
             yield Speech(pcm.astype(np.float32))
+
+
+class SteadyTTS(BaseTTS):
+    """A voice-like hum of constant level, -14 dBFS, one second a word, as fast as it is taken."""
+
+    def __init__(self, settings: VoiceSettings | None = None) -> None:
+        super().__init__(settings)
+        t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+        hum = np.sum([np.sin(2 * np.pi * HUM_HZ * part * t + part**2) for part in range(1, 11)], axis=0)
+        self._second: Pcm = (0.2 * hum / np.std(hum)).astype(np.float32)
+
+    async def stream(self, text: str, voice: Voice) -> AsyncIterator[Speech]:
+        for _ in text.split():
+            yield Speech(self._second)
+
+
+class PromptASR(BaseASR):
+    """Understands the same question whatever is said, at once."""
+
+    async def transcribe(self, pcm: Pcm) -> Transcript:
+        return Transcript("What time is it?", "en")
 
 
 class PeakFeatures:
@@ -116,8 +141,8 @@ class FramePlayer(webrtc.HumanPlayer):
 
 
 async def serve(args: argparse.Namespace) -> None:
-    ttsreal.TTS._table["timed"] = "__main__:TimedTTS"
-    sys.modules["__main__"].TimedTTS = TimedTTS  # type: ignore[attr-defined]
+    ttsreal.TTS._table |= {"timed": "__main__:TimedTTS", "steady": "__main__:SteadyTTS"}
+    asrreal.ASR._table["prompt"] = "__main__:PromptASR"
     if args.flash:
         basereal.ENGINES._table["flash"] = "__main__:FlashReal"
     if args.aiortc_encoder:
@@ -125,8 +150,9 @@ async def serve(args: argparse.Namespace) -> None:
     settings = Settings(
         max_session=args.sessions,
         model="flash" if args.flash else args.model,
-        tts="timed",
+        tts="steady" if args.listen else "timed",
         llm="rules",
+        asr="prompt" if args.listen else "off",
         offer_rate=0,
         drain_s=0,
         bitrate=args.bitrate,
@@ -163,6 +189,7 @@ def main() -> None:
     parser.add_argument("--bitrate", type=int, default=0)
     parser.add_argument("--aiortc_encoder", action="store_true")
     parser.add_argument("--flash", action="store_true")
+    parser.add_argument("--listen", action="store_true")
     parser.add_argument("--model", default="still")
     log.set_up("WARNING")
     aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]

@@ -139,8 +139,7 @@ def _run_stage(run: Run, name: str, parameters: Groups, step: Step, state: dict[
     if state:
         optimizer.load_state_dict(state)
     before = logged = saved = time.monotonic()
-    sums: dict[str, float] = {}
-    count = 0
+    means: dict[str, list[float]] = {}
     while (left := run.left(name)) > 0:
         warm = min(1.0, (1 - left) * 40 + 0.02)
         for group in optimizer.param_groups:
@@ -150,22 +149,23 @@ def _run_stage(run: Run, name: str, parameters: Groups, step: Step, state: dict[
         optimizer.zero_grad(set_to_none=True)
         now = time.monotonic()
         run.used_s[name] += now - before
-        run.steps, before, count = run.steps + 1, now, count + 1
-        sums = {key: sums.get(key, 0.0) + value for key, value in figures.items()}
+        run.steps, before = run.steps + 1, now
+        for key, value in figures.items():
+            means.setdefault(key, []).append(value)
         if now - logged > LOG_EVERY_S:
-            run.log(**_means(sums, count))
-            sums, count, logged = {}, 0, now
+            run.log(**_means(means))
+            means, logged = {}, now
         if now - saved > SAVE_EVERY_S:
             run.save(optimizer)
             look(run, name)
             saved = before = logged = time.monotonic()
-    run.log(**_means(sums, count))
+    run.log(**_means(means))
     run.save()
     look(run, name)
 
 
-def _means(sums: dict[str, float], count: int) -> dict[str, float]:
-    return {key: value / count for key, value in sums.items()}
+def _means(figures: dict[str, list[float]]) -> dict[str, float]:
+    return {key: sum(values) / len(values) for key, values in figures.items()}
 
 
 def sound_stage(run: Run) -> tuple[Groups, Step]:

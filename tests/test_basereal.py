@@ -16,7 +16,7 @@ from minds.mind import Source
 from minds.tools import Action
 from tests.fakes.person import ScriptLLM, ToneTTS, make_avatar, tone
 from tests.fakes.virtual import AVATAR, InlineWorker, in_virtual_time, runs, staged
-from ttsreal import BaseTTS, Speech
+from ttsreal import BaseTTS, Speech, estimate_words
 
 
 @in_virtual_time
@@ -215,6 +215,29 @@ async def test_a_failed_sentence_is_skipped_with_an_event() -> None:
         spoken = [event.data["text"] for event in stage.events if event.kind == "sentence"]
         assert "This one is good." in spoken and "And the last is good again." in spoken
         assert stage.real._quiet.is_set()
+
+
+class BreakingTTS(ToneTTS):
+    """Breaks off in the middle of what is bad."""
+
+    async def stream(self, text: str, voice: Voice) -> AsyncIterator[Speech]:
+        words = estimate_words(text, 2000)
+        yield Speech(tone(1.0), tuple(word for word in words if word.start_ms < 1000))
+        if "bad" in text:
+            raise EngineFailed("the voice broke off")
+        yield Speech(tone(1.0), tuple(word for word in words if word.start_ms >= 1000))
+
+
+@in_virtual_time
+async def test_what_a_broken_voice_did_not_say_is_not_remembered() -> None:
+    llm = ScriptLLM()
+    llm.script = ["This will go bad in the very middle of it. ", "But this is whole."]
+    async with staged(llm=llm, tts=BreakingTTS()) as stage:
+        stage.real.put_msg_txt("tell me", "chat")
+        await asyncio.sleep(10)
+        answer = stage.real.history.messages[-1]["content"]
+        assert answer.startswith("This will go") and "middle of it" not in answer
+        assert answer.endswith("But this is whole.")
 
 
 @in_virtual_time

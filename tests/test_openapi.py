@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_every_operation_says_what_it_is_and_what_it_answers() -> None:
 def test_every_part_of_a_path_is_a_parameter() -> None:
     for _, path, operation in operations():
         named = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "path"}
-        assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+        assert named == set(re.findall(r"{(\w+)}", path))
 
 
 def test_fields_say_whether_they_must_be_there() -> None:

@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 from loguru import logger
 
-import basereal
 from core.media import FPS, Picture, Tick
-from outputs.record import KEY_EVERY_TICKS, Recorder
+from outputs.record import KEY_EVERY_TICKS, Recorder, publish
 from tests.fakes.media import SIZE, Flashes, beep_times, flash_times
 from tests.fakes.virtual import in_virtual_time, staged
 
@@ -119,8 +118,8 @@ async def test_a_finished_recording_is_moved_and_told_by_the_thread_that_wrote_i
     assert not (tmp_path / "7.mp4").exists()
     for _ in range(2):
         await tape.close()
-    assert tape.done == [(tmp_path / "7.mp4", "record-7")]
-    assert [path.name for path in tmp_path.iterdir()] == ["7.mp4"]
+    assert tape.done == [(tmp_path / "7.mp4", "record-7"), (tmp_path / "7.vtt", "record-7")]
+    assert {path.name for path in tmp_path.iterdir()} == {"7.mp4", "7.vtt"}
     with av.open(str(tmp_path / "7.mp4")) as file:
         assert sum(1 for _ in file.decode(video=0)) == 30
     assert "record-7" not in {thread.name for thread in threading.enumerate()}
@@ -178,7 +177,7 @@ async def record(name):
     return tape.done
 
 async def main():
-    (path, _), = await record("good.mp4")
+    (path, _), _ = await record("good.mp4")
     room = {"the beginning": 10, "the middle": path.stat().st_size // 2, "the end": path.stat().st_size - 1}
     resource.setrlimit(resource.RLIMIT_FSIZE, (room[sys.argv[2]],) * 2)
     print("closed", await record("bad.mp4"))
@@ -233,15 +232,15 @@ def test_two_recordings_that_end_together_are_both_published(tmp_path: Path, mon
     (tmp_path / "record").mkdir()
     failures: list[OSError] = []
 
-    def publish(name: str) -> None:
+    def finish(name: str) -> None:
         path = tmp_path / "record" / name
         path.write_text(name)
         try:
-            basereal._publish(path)
+            publish(path)
         except OSError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=publish, args=[name]) for name in ("1.mp4", "2.mp4")]
+    threads = [threading.Thread(target=finish, args=[name]) for name in ("1.mp4", "2.mp4")]
     for thread in threads:
         thread.start()
     for thread in threads:

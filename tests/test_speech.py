@@ -297,14 +297,23 @@ async def test_a_sentence_that_fails_is_skipped_and_said_so() -> None:
 
 async def test_a_sentence_that_breaks_off_keeps_its_beginning() -> None:
     chunks = await heard(voice(echo("One."), 0, Script(TONE[:3200], EngineFailed("line cut"))))
-    assert marks(chunks) == [("start", ""), ("sentence", "One."), ("error", "line cut"), ("end", "")]
+    assert marks(chunks) == [("start", ""), ("sentence", "One."), ("cut", ""), ("error", "line cut"), ("end", "")]
     assert len(chunks) == 11
 
 
 async def test_a_stalled_engine_is_an_error_and_the_turn_goes_on() -> None:
     tts = Script(TONE[:3200], asyncio.Event())
     chunks = await heard(voice(echo("One. Two."), 0, tts, stall_s=0.01))
-    assert [kind for kind, _ in marks(chunks)] == ["start", "sentence", "error", "sentence", "error", "end"]
+    assert [kind for kind, _ in marks(chunks)] == [
+        "start",
+        "sentence",
+        "cut",
+        "error",
+        "sentence",
+        "cut",
+        "error",
+        "end",
+    ]
     assert tts.open == 0
 
 

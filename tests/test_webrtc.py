@@ -381,3 +381,17 @@ async def test_sound_is_in_order_when_ticks_come_late(player: HumanPlayer) -> No
     for number in range(3):  # a loop that was held up catches up
         player.push(Tick(number, grey(0), BEEP, SOUND))
     assert await reading == [place * CHUNK_SAMPLES for place in range(6)]
+
+
+async def test_what_a_peer_says_waits_for_one_packet_and_not_for_four() -> None:
+    """Fails if aiortc calls its buffer by another name one day: then every answer would come 60 ms later."""
+    pair = Pair(microphone=Whistle())
+    await pair.connect()
+    (transceiver,) = [each for each in pair.player._pc.getTransceivers() if each.kind == "audio"]
+    buffer = getattr(transceiver.receiver, webrtc.JITTER_BUFFER)
+    waiting = []
+    for _ in range(25):
+        await pair.play(1)
+        waiting.append(sum(packet is not None for packet in buffer._packets))
+    assert pair.heard and max(waiting[10:]) <= 2
+    await pair.close()
