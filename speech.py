@@ -16,7 +16,8 @@ import numpy as np
 
 from core.errors import EngineFailed
 from core.media import CHUNK_SAMPLES, SAMPLE_RATE, SILENT_CHUNK, AudioChunk, Mark, Pcm, Utterance
-from ttsreal import CJK, QUIET, BaseTTS, Word, closing, unstalled
+from core.streams import closing
+from ttsreal import CJK, QUIET, BaseTTS, Word, unstalled
 
 CHUNK_MS = CHUNK_SAMPLES * 1000 // SAMPLE_RATE  # 20
 AHEAD_CHUNKS = 500  # 10 s of finished sound, at most, wait for the listener

@@ -11,7 +11,6 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from core.errors import BadMedia, EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Voice
 from core.registry import Registry
+from core.streams import closing
 from core.voices import Reference, find_voice
 
 T = TypeVar("T")
@@ -217,16 +217,6 @@ def _length(word: str) -> float:
 def _rest(gap: str) -> float:
     """About how many letters' time is silent between two words."""
     return 4 if _PAUSE.search(gap) else 0
-
-
-@asynccontextmanager
-async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """`contextlib.aclosing` for any async iterator: those that cannot be closed need not be."""
-    try:
-        yield stream
-    finally:
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()
 
 
 async def unstalled(stream: AsyncIterator[T], stall_s: float) -> AsyncGenerator[T, None]:

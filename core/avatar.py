@@ -238,11 +238,11 @@ def save_avatar(
             sha256={"frames.mp4": _sha256(part / "frames.mp4"), "tracks.npz": _sha256(part / "tracks.npz")},
         )
         (part / "avatar.json").write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        _publish(part, folder, replace)
+        publish(part, folder, replace=replace)
     return folder
 
 
-def _publish(part: Path, folder: Path, replace: bool) -> None:
+def publish(part: Path, folder: Path, *, replace: bool) -> None:
     """Rename `part` to `folder`; what `replace` puts away goes beside `part`, and comes back if that fails."""
     old = part.with_name("old")
     if replace and folder.exists():

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from loguru import logger
 
 from core.errors import EngineFailed
+from core.streams import closing
 from llm import BaseLLM, Call, History, Message
 from minds.knowledge import Knowledge, Passage
 from minds.tools import DONE, Action, Repertoire, describe, exchange, perform
-
-T = TypeVar("T")
 
 ROUNDS = 3  # times that a model is asked for one answer; the last time without tools
 LOOK_UP_S = 1.0  # for the passages of a question; after that it is answered without
@@ -65,7 +62,7 @@ class Mind:
         silent = True
         for left in reversed(range(ROUNDS)):
             said, calls = "", []
-            async with _closing(self.llm.converse(messages, tools if left else ())) as parts:
+            async with closing(self.llm.converse(messages, tools if left else ())) as parts:
                 async for part in parts:
                     if isinstance(part, Call):
                         calls.append(part)
@@ -112,13 +109,3 @@ def _act(call: Call, repertoire: Repertoire, tell: Callable[[MindEvent], None]) 
     if action:
         tell(action)
     return result
-
-
-@asynccontextmanager
-async def _closing(parts: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """`contextlib.aclosing` for any async iterator: those that cannot be closed need not be."""
-    try:
-        yield parts
-    finally:
-        if isinstance(parts, AsyncGenerator):
-            await parts.aclose()

@@ -7,7 +7,6 @@ With `--json` it writes one JSON object a line: `{"progress": 0-100, "stage": "�
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 import time
@@ -28,6 +27,7 @@ from core.errors import BadRequest, VivaceError
 from core.media import Pcm, Voice
 from core.voices import VOICE_ID, About
 from nets.speaker import Likeness, load_speaker
+from studio.telling import Tell, say, say_json, tell_json, tell_person
 from studio.voices import Bank, Recording, Style, Weights, listen, save_voice, walk, without_pauses, write_voice
 from ttsreal import CJK, TTS, BaseTTS, VoiceSettings
 
@@ -46,8 +46,6 @@ WALKED = {
     "zh": "每个星期六的早上，我都会去河边跑步，顺便买些水果和面包。",
     "en": "Every Saturday morning I go for a run along the river and buy some bread on my way home.",
 }
-
-Tell = Callable[[int, str], None]  # how much is done, 0 to 100, and what is being done
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         wish = _wish(args)
         with nullcontext() if args.reference_only else kokoro(args.models) as voicebox:
-            report = clone(wish, voicebox, _tell_json if args.json else _tell_person)
+            report = clone(wish, voicebox, tell_json if args.json else tell_person)
     except VivaceError as error:
         problem = str(error)
     except OSError as error:
@@ -305,29 +303,14 @@ def _wish(args: Namespace) -> Wish:
 
 def _conclude(args: Namespace, report: Report | None, problem: str) -> None:
     if args.json:
-        _say(json.dumps({"error": problem} if report is None else {"voice_id": args.id, "report": asdict(report)}))
+        say_json({"error": problem} if report is None else {"voice_id": args.id, "report": asdict(report)})
     elif report is None:
-        _say(problem)
+        say(problem)
     else:
         kokoro_too = f"--tts kokoro --REF_FILE {args.id}; " if report.kept else ""
-        _say(report.as_text())
-        _say(f"made: {args.voices / args.id}")
-        _say(f"use it: {kokoro_too}--REF_FILE {args.id} with engines that clone by themselves ({CLONERS})")
-
-
-def _tell_json(progress: int, stage: str) -> None:
-    _say(json.dumps({"progress": progress, "stage": stage}))
-
-
-def _tell_person(progress: int, stage: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{progress:3d} %  {stage:<32}" + ("\n" if progress == 100 else ""))
-        sys.stderr.flush()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+        say(report.as_text())
+        say(f"made: {args.voices / args.id}")
+        say(f"use it: {kokoro_too}--REF_FILE {args.id} with engines that clone by themselves ({CLONERS})")
 
 
 if __name__ == "__main__":

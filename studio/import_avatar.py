@@ -24,6 +24,7 @@ from core.errors import BadMedia, BadRequest, VivaceError
 from core.media import Image
 from studio.landmarks import Landmarker, Points, to_tracks
 from studio.plainpickle import MAX_BYTES, numbers
+from studio.telling import say
 from studio.tracks import Landmarks, filled, followed, smooth
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -133,13 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _say(f"made: {_import(args)}")
+        say(f"made: {_import(args)}")
     except VivaceError as error:
-        _say(str(error))
+        say(str(error))
     except OSError as error:
-        _say(f"the avatar could not be written: {error.strerror}")
+        say(f"the avatar could not be written: {error.strerror}")
     except KeyboardInterrupt:
-        _say("stopped before the end: nothing was written")
+        say("stopped before the end: nothing was written")
     else:
         return 0
     return 1
@@ -152,7 +153,7 @@ def _import(args: Namespace) -> Path:
     album = open_album(args.folder)
     rows, landmarks = _tracks(album, args.model)
     if landmarks is None:
-        _say("no landmarks: only published checkpoints can drive this avatar")
+        say("no landmarks: only published checkpoints can drive this avatar")
     return save_avatar(args.avatars, avatar_id, album, rows, landmarks, title=args.title, replace=args.replace)
 
 
@@ -160,7 +161,7 @@ def _tracks(album: Album, model: Path | None) -> tuple[Boxes, Landmarks | None]:
     try:
         landmarker = Landmarker(model)
     except BadRequest as error:
-        _say(str(error))
+        say(str(error))
         return import_avatar(album, None)
     with landmarker:
         return import_avatar(album, landmarker)
@@ -175,10 +176,6 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--model", type=Path, help="face landmarker, by default models/face_landmarker.task")
     parser.add_argument("--replace", action="store_true", help="put it in the place of an avatar of the same id")
     return parser.parse_args(argv)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
 
 
 if __name__ == "__main__":

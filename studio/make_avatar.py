@@ -6,7 +6,6 @@ With `--json` it writes one JSON object a line: `{"progress": 0-100, "stage": "â
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -26,13 +25,12 @@ from studio.film import Film
 from studio.landmarks import Landmarker, Points, to_tracks
 from studio.looks import Look, Looks
 from studio.report import Report, examine
+from studio.telling import Tell, say, say_json, tell_json, tell_person
 from studio.tracks import GAP_TICKS, filled, followed, smooth, stretch
 
 SECONDS = 60.0
 MAX_SECONDS = 600.0
 NOT_SMALL = 0.4  # of the largest face's width: what is narrower is a passer-by
-
-Tell = Callable[[int, str], None]  # how much is done, 0 to 100, and what is being done
 
 
 class Refused(BadRequest):
@@ -141,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit status."""
     args = _arguments(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tell = _tell_json if args.json else _tell_person
+    tell = tell_json if args.json else tell_person
     wish = Wish(args.video, args.avatar_id, args.avatars, args.title, args.licence, args.seconds, args.replace)
     report = None
     try:
@@ -184,26 +182,11 @@ def _seconds(text: str) -> float:
 def _conclude(args: Namespace, report: Report | None, problem: str) -> None:
     if args.json:
         said: dict[str, Any] = {"error": problem} if problem else {"avatar_id": args.avatar_id}
-        _say(json.dumps(said | ({"report": report.as_json()} if report else {}), ensure_ascii=False))
+        say_json(said | ({"report": report.as_json()} if report else {}))
         return
     if report:
-        _say(report.as_text())
-    _say(problem or f"made: {args.avatars / args.avatar_id}")
-
-
-def _tell_json(progress: int, stage: str) -> None:
-    _say(json.dumps({"progress": progress, "stage": stage}))
-
-
-def _tell_person(progress: int, stage: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{progress:3d} %  {stage:<24}" + ("\n" if progress == 100 else ""))
-        sys.stderr.flush()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+        say(report.as_text())
+    say(problem or f"made: {args.avatars / args.avatar_id}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from faster_whisper.vad import get_speech_timestamps
 from numpy.typing import NDArray
 
 from core.audio import FORMATS, to_int16
+from core.avatar import publish
 from core.errors import BadMedia, BadRequest
 from core.media import SAMPLE_RATE, Pcm
 from core.voices import ABOUT, SOUND, STYLE, About
@@ -202,21 +203,8 @@ def save_voice(
         part = Path(workshop) / "new"
         part.mkdir()
         write_voice(part, about, sound, style)
-        _publish(part, folder)
+        publish(part, folder, replace=replace)
     return folder
-
-
-def _publish(part: Path, folder: Path) -> None:
-    """Rename `part` to `folder`; what that puts away goes beside `part`, and comes back if it fails."""
-    old = part.with_name("old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        part.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def write_voice(folder: Path, about: About, sound: NDArray[np.float32], style: Style | None) -> None:

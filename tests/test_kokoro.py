@@ -16,11 +16,12 @@ from faster_whisper import WhisperModel
 
 from core.errors import EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Voice
+from core.streams import closing
 from tts import kokoro, kokoro_model
 from tts.kokoro import KokoroTTS
 from tts.kokoro_model import RATE_HZ, UNIT_MS, KokoroModel
 from tts.phonemes import IDS, LEAST_SYMBOLS, MOST_SYMBOLS, clauses, spoken
-from ttsreal import BaseTTS, VoiceSettings, Word, closing, voiced_span
+from ttsreal import BaseTTS, VoiceSettings, Word, voiced_span
 
 MODELS = Path(__file__).parent.parent / "models"
 NOBODY = Voice()

@@ -17,6 +17,7 @@ from loguru import logger
 
 from core.errors import EngineFailed
 from core.media import Utterance
+from core.streams import closing
 from llm import BaseLLM, History, LLMSettings, estimate_tokens, make_llm
 from minds import chat
 from minds.chat import OpenAILLM
@@ -24,7 +25,6 @@ from minds.rules import RuleLLM, calculate
 from speech import voice
 from tests.fakes.openai_server import SECRET, Act, OpenAIServer, Refusal, Step
 from tests.fakes.turns import Script, marks
-from ttsreal import closing
 
 ASKED = [{"role": "user", "content": "Hi"}]
 

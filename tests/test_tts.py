@@ -17,6 +17,7 @@ import tts.kokoro
 import tts.piper
 from core.errors import BadRequest, EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Utterance, Voice
+from core.streams import closing
 from speech import voice as speak
 from tests.fakes.edge_server import WORD_MS, EdgeServer, Fault
 from tests.fakes.turns import TONE, Script, marks
@@ -32,7 +33,6 @@ from ttsreal import (
     Speech,
     VoiceSettings,
     Word,
-    closing,
     estimate_words,
     speed,
     unstalled,
@@ -386,7 +386,7 @@ async def test_a_stalled_edge_is_an_error_mark_and_the_turn_ends(monkeypatch: py
         server.patch(monkeypatch)
         utterance = Utterance(1, "echo", "one two three four.")
         chunks = [chunk async for chunk in speak(utterance, 0, EdgeTTS(), stall_s=0.3)]
-    assert [kind for kind, _ in marks(chunks) if kind != "word"] == ["start", "sentence", "error", "end"]
+    assert [kind for kind, _ in marks(chunks) if kind != "word"] == ["start", "sentence", "cut", "error", "end"]
     assert len(chunks) > 5
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from core.errors import EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Utterance, Voice
+from core.streams import closing
 from speech import voice as speak
 from tests.fakes.edge_server import tone_mp3
 from tests.fakes.speech_servers import DURATION_MS, EMBEDDING, Fault, SpeechServer, tone, wav_header
@@ -26,7 +27,7 @@ from tts.omni import OmniTTS
 from tts.post import PostTTS, language, wishes
 from tts.sound import SoundStream, WordTimes
 from tts.xtts import XttsTTS
-from ttsreal import VoiceSettings, Word, closing
+from ttsreal import VoiceSettings, Word
 
 ENGINES = [GptSovitsTTS, CosyVoiceTTS, FishTTS, XttsTTS, OmniTTS]
 ANNA = Voice("anna")

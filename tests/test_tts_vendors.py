@@ -15,6 +15,7 @@ import pytest
 
 from core.errors import EngineFailed
 from core.media import SAMPLE_RATE, Pcm, Voice
+from core.streams import closing
 from tests.fakes.vendor_servers import (
     SECRET,
     WORD_MS,
@@ -35,7 +36,7 @@ from tts.indextts2 import IndexTTS2
 from tts.qwen import QwenTTS
 from tts.tencent import TencentTTS
 from tts.websocket import Keys
-from ttsreal import BaseTTS, VoiceSettings, Word, as_pcm, closing
+from ttsreal import BaseTTS, VoiceSettings, Word, as_pcm
 
 NOBODY = Voice()
 TEXT = "one two & three"

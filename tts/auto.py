@@ -8,9 +8,10 @@ from contextlib import aclosing, suppress
 
 from core.errors import EngineFailed
 from core.media import SILENT_CHUNK, Voice
+from core.streams import closing
 from tts import espeak, hibari, kokoro
 from tts.edge import EdgeTTS
-from ttsreal import CJK, BaseTTS, Preset, Speech, VoiceSettings, Word, closing, unstalled
+from ttsreal import CJK, BaseTTS, Preset, Speech, VoiceSettings, Word, unstalled
 
 PROBE_S = 60.0
 PATIENCE_S = 4.0  # with the network, so that there is time for the next engine
