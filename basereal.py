@@ -17,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 from loguru import logger
 
-from asr.ears import PAUSE_FRAMES, Duck, Ears, Failed, Hold, Interrupt, Partial, Reaction, Restore, Turn
+from asr.ears import PAUSE_FRAMES, Ears
+from asr.reactions import Duck, Failed, Hold, Interrupt, Partial, Reaction, Restore, Turn
 from asr.turnend import SmartTurn
 from asr.vad import FRAME_MS
 from asrreal import BaseASR
@@ -26,7 +27,7 @@ from core.audio import to_int16
 from core.avatar import Avatar, Clip
 from core.clock import MediaClock
 from core.config import Settings
-from core.errors import BadRequest, Overloaded
+from core.errors import BadRequest, EngineFailed, Overloaded
 from core.fader import Fader
 from core.heard import Heard
 from core.latency import Latency
@@ -249,7 +250,12 @@ class BaseReal(ABC):
         shared = self._shared
         if shared.asr is None:
             return
-        self._ears = Ears(shared.asr, self._react, said=self._said, smart_turn=shared.smart_turn, pool=shared.compose)
+        try:
+            self._ears = Ears(
+                shared.asr, self._react, said=self._said, smart_turn=shared.smart_turn, pool=shared.compose
+            )
+        except EngineFailed as error:
+            self._emit("error", message=str(error))
 
     def _said(self, seconds: float) -> str:
         """What was heard of the avatar in the last so many seconds."""

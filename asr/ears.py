@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from asr.echo import BLOCK_SAMPLES, EchoCanceller, EchoReport
 from asr.ladder import Ladder, Step, Thresholds, only_stop, words_of
+from asr.reactions import Duck, Failed, Hold, Interrupt, Level, Partial, Reaction, Restore, Turn
 from asr.turnend import Patience, SmartTurn
 from asr.vad import FRAME_MS, FRAME_SAMPLES, SileroVAD
 from asrreal import BaseASR, Transcript
@@ -45,64 +46,6 @@ LEVEL_BLOCKS = 10
 ECHOED = 0.7  # of a text's words were the avatar's own
 ECHOED_CHARS = 4
 ECHO_MEMORY_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Duck:
-    """Lower the avatar's voice, over 20 ms: somebody may be speaking."""
-
-    gain_db: float = -12.0
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Pause the avatar where it is, and keep what it has to say: somebody speaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """Undo `Duck` or `Hold`, and go on where it stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """Forget what the avatar was saying, undo `Duck` and `Hold`; `text` is what is known of the reason."""
-
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """What has been understood so far of what is being said; "" if it was nothing after all."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The person has finished. `endpoint_ms`: the silence that told; `asr_ms`: what the recogniser took for `text`."""
-
-    text: str
-    language: str
-    endpoint_ms: int
-    asr_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """The microphone's loudness over 100 ms, dBFS, -99 for silence."""
-
-    db: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Something said could not be understood; `message` is for clients."""
-
-    message: str
-
-
-Reaction = Duck | Hold | Restore | Interrupt | Partial | Turn | Level | Failed
 
 
 class VoiceActivity(Protocol):

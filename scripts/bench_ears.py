@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.ears import Duck, Ears, Hold, Interrupt, Level, Reaction, Restore, Turn
+from asr.ears import Ears
+from asr.reactions import Duck, Hold, Interrupt, Level, Reaction, Restore, Turn
 from asr.turnend import find_smart_turn
 from asrreal import ASRSettings, BaseASR, Transcript
 from core.audio import decode_audio, to_int16

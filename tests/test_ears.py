@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asr.ears import Duck, Ears, Failed, Hold, Interrupt, Level, Partial, Reaction, Restore, Turn
+from asr.ears import Ears
 from asr.echo import EchoCanceller
+from asr.reactions import Duck, Failed, Hold, Interrupt, Level, Partial, Reaction, Restore, Turn
 from asrreal import BaseASR, Transcript
 from core.errors import EngineFailed
 from core.media import SAMPLE_RATE, SILENT_TICK, Pcm

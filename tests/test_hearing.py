@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from asr.ears import Duck, Failed, Hold, Interrupt, Level, Partial, Restore, Turn
+from asr.reactions import Duck, Failed, Hold, Interrupt, Level, Partial, Restore, Turn
 from asrreal import BaseASR, Transcript
 from core.media import Pcm
 from tests.fakes.virtual import Stage, in_virtual_time, runs, staged

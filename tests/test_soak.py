@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 import asrreal
-from asr.ears import Duck, Hold, Interrupt, Partial, Restore, Turn
+from asr.reactions import Duck, Hold, Interrupt, Partial, Restore, Turn
 from core.errors import EngineFailed
 from core.media import Event, Voice
 from llm import INTERRUPTED, Message
