@@ -240,7 +240,7 @@ async def test_a_server_that_dies_is_an_error_mark_and_the_turn_ends(make: Made)
     async with SpeechServer("drops") as server:
         utterance = Utterance(1, "echo", "one two three four.", voice=ANNA)
         chunks = [chunk async for chunk in speak(utterance, 0, make(OmniTTS, server.url))]
-    assert [kind for kind, _ in marks(chunks) if kind != "word"] == ["start", "sentence", "error", "end"]
+    assert [kind for kind, _ in marks(chunks) if kind != "word"] == ["start", "sentence", "cut", "error", "end"]
     assert len(chunks) > 5
 
 
