@@ -60,8 +60,8 @@ from sessions import Sessions
 from studio.api import API as STUDIO
 from studio.api import TASKS
 from studio.tasks import Tasks
-from tts.api import API as VOICES
-from tts.api import PREVIEWS, SPEECH
+from tts.api import API as SPEECH
+from tts.api import VOICES, Voices
 from ttsreal import TTS, BaseTTS, VoiceSettings
 from webrtc import HumanPlayer, IceServer, check_offer, set_bitrate
 
@@ -371,7 +371,7 @@ API = [
     (close_session, Operation("DELETE", "/session/{sessionid}", "End a session", _LIVE)),
     (avatars, Operation("GET", "/api/avatars", "The avatars there are", _ABOUT)),
     *HEARING,
-    *VOICES,
+    *SPEECH,
     *STUDIO,
     (ice, Operation("GET", "/api/webrtc", "ICE servers for clients", _ABOUT)),
     (admin_config, Operation("GET", "/api/admin/config", "Settings, without secrets", _ABOUT)),
@@ -415,7 +415,7 @@ def make_app(settings: Settings) -> web.Application:
             render_errors(route_of),
             allow_cross_origin(),
             require_token(settings.api_token.get_secret_value(), route_of),
-            limit_rate({"/offer": settings.offer_rate, "/api/voices/preview": settings.offer_rate}),
+            limit_rate(dict.fromkeys(("/offer", "/api/voices/preview", "/asr"), settings.offer_rate)),
         ],
     )
     app[SETTINGS] = settings
@@ -450,7 +450,7 @@ async def _house(app: web.Application) -> AsyncIterator[None]:
     clips = await _load_clips(io, _read_list(settings.customvideo_config, CLIP_LIST), None)
     tts: BaseTTS = TTS.load(settings.tts)(_voice_settings(settings))
     await tts.start()
-    app[SPEECH], app[PREVIEWS] = tts, asyncio.Semaphore(1)
+    app[VOICES] = Voices(tts, io)
     profiles = read_profiles(settings.llm_profiles)
     minds = make_minds(_make_llm(settings), profiles, settings.data_dir / "knowledge", io)
     await minds.start()

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(0.0, ge=0, description="a session that is not spoken to is closed; 0: never")
     drain_s: float = Field(5.0, ge=0, description="at shutdown speech may go on for this long")
 
-    offer_rate: int = Field(60, ge=0, description="offers a minute from one address; 0: unlimited")
+    offer_rate: int = Field(
+        60, ge=0, description="offers a minute from one address, and as many previews and /asr requests; 0: unlimited"
+    )
     avatar_film_mb: int = Field(500, ge=1, description="megabytes of a video that is uploaded to make an avatar of")
     avatar_queue: int = Field(8, ge=1, description="avatars that wait to be made at most")
     notify_hosts: list[str] = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import wave
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import asdict
 
@@ -21,17 +22,27 @@ from core.openapi import Operation
 from core.voices import list_voices
 from ttsreal import BaseTTS, Preset, unstalled
 
-SPEECH = web.AppKey("speech", BaseTTS)
-
 MAX_PREVIEW_SAMPLES = 15 * SAMPLE_RATE
-PREVIEWS = web.AppKey("previews", asyncio.Semaphore)  # one at a time: sessions come first
 SAMPLE = {"zh": "你好，很高兴见到你。今天想聊点什么？", "": "Hello, how nice to meet you. What shall we talk about?"}
+
+
+class Voices:
+    """What the two routes share: the engine, a pool for reading files, and a place for one preview at a time."""
+
+    def __init__(self, tts: BaseTTS, io: Executor) -> None:
+        self.tts = tts
+        self.io = io
+        self.place = asyncio.Semaphore(1)  # sessions come first
+
+
+VOICES = web.AppKey("voices", Voices)
 
 
 async def voices(request: web.Request) -> web.Response:
     """GET /api/voices: the voices that an offer, or a message, may name."""
-    tts = request.app[SPEECH]
-    brought = await asyncio.to_thread(lambda: list(list_voices(tts.settings.voices)))
+    house = request.app[VOICES]
+    tts = house.tts
+    brought = await asyncio.get_running_loop().run_in_executor(house.io, lambda: list(list_voices(tts.settings.voices)))
     listed = [asdict(preset) | {"kind": "preset"} for preset in tts.presets()]
     listed += [
         asdict(Preset(each.id, each.about.title or each.id, each.about.language)) | {"kind": "reference"}
@@ -43,11 +54,11 @@ async def voices(request: web.Request) -> web.Response:
 async def preview(request: web.Request) -> web.Response:
     """POST /api/voices/preview: a sentence in a voice, as WAV."""
     wish = parse(Preview, await read_json(request))
-    tts, one = request.app[SPEECH], request.app[PREVIEWS]
-    if one.locked():
+    house = request.app[VOICES]
+    if house.place.locked():
         raise Overloaded("another voice is being tried; try again in a moment")
-    async with one:
-        pcm = await _say(tts, wish)
+    async with house.place:
+        pcm = await _say(house.tts, wish)
     return web.Response(body=_wav(pcm), content_type="audio/wav", headers={"Cache-Control": "no-store"})
 
 
