@@ -76,7 +76,7 @@ async def record(path: Path, talk: Talk) -> None:
     first, second = [await say(engine, text, talk.voice) for text in (talk.first, talk.second)]
     await engine.aclose()
     pause = np.zeros(SAMPLE_RATE, np.float32)
-    sound = np.concatenate([pause, pause, first, *[pause] * 6, second, *[pause] * 30])
+    sound = np.concatenate([pause, pause, first, *[pause] * 4, second, *[pause] * 30])
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
         file.writeframes(to_int16(0.7 * sound / np.abs(sound).max()).tobytes())
