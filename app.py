@@ -548,6 +548,7 @@ async def _make_asr(settings: Settings) -> BaseASR | None:
             raise BadRequest(str(error)) from error
         logger.info("microphones are not listened to: {}", error)
         return None
+    logger.info("microphones are listened to by {}", type(asr).__name__)
     return asr
 
 
