@@ -346,7 +346,11 @@ async def voice(args: argparse.Namespace) -> None:
     own = middle_and_worst([turn.own_ms for turn in answered])
     waited = middle_and_worst([turn.endpointing_ms for turn in answered])
     row("end of speech → first voiced packet, less endpointing, p50 / p95", "≤ 250 ms p95", own)
-    row("endpointing, p50 / p95; turns answered", "", f"{waited}; {len(answered)} of {len(turns)}")
+    row(
+        "endpointing, p50 / p95; turns answered",
+        "",
+        f"{waited}; {len(answered)} of {len(turns)}, {talk.too_early} too early",
+    )
     loudness = levels(sound.payloads)
     for name, wanted, drop_db in (("ducked", "≤ 250 ms p95", DUCKED_DB), ("silent", "≤ 800 ms p95", SILENT_DB)):
         found = [first_drop(sound.arrivals, loudness, cut, drop_db) for cut in cuts]

@@ -113,6 +113,7 @@ class Talk:
         assert peer.microphone
         self._peer = peer
         self._microphone = peer.microphone
+        self.too_early = 0  # answers that began before the question had ended
 
     async def ask(self, pcm: Pcm) -> Answered | None:
         """Ask something and let the answer begin; None if none came, or came too early."""
@@ -121,6 +122,7 @@ class Talk:
         latency = await self._hears("latency", told)
         early = self._microphone.speaking
         await self._hush()
+        self.too_early += early
         if early or not latency:
             return None
         end = self._microphone.left_at(saying.end)

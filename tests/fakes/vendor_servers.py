@@ -15,6 +15,7 @@ import json
 import re
 import struct
 import wave
+from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any, Literal, Self
@@ -31,7 +32,7 @@ SECRET = "secret words of the vendor"
 Fault = Literal["", "refuses", "busy", "page", "error", "garbage", "mute", "drops", "stalls", "leaves"]
 
 
-class Vendor:
+class Vendor(ABC):
     """`fault`: refuses (401), busy (429), page (HTML), error (as the vendor sends it), garbage (instead of its frames),
     mute (no sound), and in mid-stream: drops (the connection is cut), stalls (nothing more), leaves (a clean end)."""
 
@@ -60,8 +61,9 @@ class Vendor:
     def url(self, path: str, scheme: str = "http") -> str:
         return f"{scheme}://127.0.0.1:{self._server.port}{path}"
 
+    @abstractmethod
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        raise NotImplementedError
+        """What a healthy vendor answers."""
 
     async def _guarded(self, request: web.Request) -> web.StreamResponse:
         self.begun.set()
