@@ -4,6 +4,7 @@
 
 Prints a table of `scripts.lips` figures: the real clip, the frozen mouth that everything else starts from (so that no
 network ever sees the mouth it is to draw), our network, the same with another clip's sound, and the warping engine.
+Then each way once more, all clips in a row: what is too short to tell alone is told by all together.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -25,8 +27,11 @@ from core.config import Settings
 from core.media import SAMPLE_RATE, Image, Pcm
 from core.square import mouth_square
 from scripts.lips import Report, measure
+from scripts.lips.look import look
 from scripts.lips.pictures import pictures
 from scripts.lips.sound import read_sound
+from scripts.lips.sync import sync
+from scripts.lips.truth import in_a_row
 from studio.dub import dub, write_film
 from studio.landmarks import Landmarker
 
@@ -114,6 +119,29 @@ def row(report: Report) -> list[str]:
     return ["n/a" if figure is None else f"{figure:.2f}" for figure in figures]
 
 
+def together(measured: list[tuple[Path, Report]], landmarker: Landmarker) -> Report:
+    """The mean of the reports on some films; the mouth and the sound are compared in all of them in a row."""
+    seen = [(film.stem, look(pictures(film), landmarker).track, read_sound(film)) for film, _ in measured]
+    reports, fit = [report for _, report in measured], sync(*in_a_row(seen))
+    return replace(
+        reports[0],
+        offset_ms=fit.offset_ms,
+        correlation=fit.correlation,
+        confidence=fit.confidence,
+        lmd_percent=_mean([report.lmd_percent for report in reports]),
+        psnr_db=_mean([report.psnr_db for report in reports]),
+        ssim=_mean([report.ssim for report in reports]),
+        sharpness=_mean([report.sharpness for report in reports]),
+        seam=_mean([report.seam for report in reports]),
+        flicker=_mean([report.flicker for report in reports]),
+    )
+
+
+def _mean(figures: list[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return float(np.mean(known)) if known else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.selfdub", description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, nargs="+")
@@ -123,11 +151,15 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"| clip | way | {' | '.join(HEADS)} |\n|{'---|' * (len(HEADS) + 2)}")
+    ways: dict[str, list[tuple[Path, Report]]] = {}
     with Landmarker(options.landmarker) as landmarker:
         for clip, way, film in films(options.clips, options.out, options.landmarker, options.modelfile):
             reference = None if film == clip else clip
             report = measure(film, landmarker=landmarker, reference=reference)
             print(f"| {clip.stem} | {way} | {' | '.join(row(report))} |", flush=True)
+            ways.setdefault(way, []).append((film, report))
+        for way, measured in ways.items():
+            print(f"| all in a row | {way} | {' | '.join(row(together(measured, landmarker)))} |", flush=True)
     shutil.rmtree(options.out / "avatars")
 
 

@@ -33,8 +33,8 @@ EARS = 1 + ROOMS + TEMPI
 SLOWEST, FASTEST = 0.82, 1.22  # pitch and formants change along: another throat
 NOTHING = 0.05  # of all sounds are none
 AT_REST = 0.5  # of faces, before they are redrawn
-CLEARNESS = np.float32(1.3)  # of mouths to aim at, over what the weights say
-CLOSURES = 2  # the first visemes: lips that meet cannot meet more
+# By how much, in sizes of the square, people differ from each other beyond what was drawn: the rows of `Avatar.mouth`.
+UNLIKE = np.array([(2, 2), (2, 2), (1, 2), (1, 1.5), (0, 0), (1, 2.5), (1, 5), (0.5, 0.5)], np.float32) / 100
 FLOOR = np.float32(-4)
 
 
@@ -112,13 +112,18 @@ class Sounds:
 
 
 def posed(reach: Floats, weights: Floats) -> Floats:
-    """Landmarks (n, 10, 2) of a face with `weights` (n, 14) of visemes, spoken so that nobody asks again.
+    """Landmarks (n, 10, 2) of a face with `weights` (n, 14) of visemes.
 
     `reach` (15, 10, 2): at rest, and for each viseme alone.
     """
-    clear = weights * CLEARNESS
-    clear[:, :CLOSURES] = weights[:, :CLOSURES]
-    return np.asarray(reach[0] + np.tensordot(clear, reach[1:] - reach[0], axes=1), np.float32)
+    return np.asarray(reach[0] + np.tensordot(weights, reach[1:] - reach[0], axes=1), np.float32)
+
+
+def unlike(rng: np.random.Generator) -> Floats:
+    """(8, 2): how somebody's mouth lies who looks like nobody drawn, whatever is said; in sizes of the square."""
+    off = (UNLIKE * rng.normal(0, 1, UNLIKE.shape)).astype(np.float32)
+    off[LOWER_INNER] = off[UPPER_INNER]  # lips that meet still do
+    return off
 
 
 def _turned(marks: Floats, matrix: NDArray[np.float64]) -> Floats:
@@ -234,6 +239,7 @@ class Films:
             marks = posed(reach[rng.integers(len(reach))], np.concatenate([before, said]))
             mels.append(mel)
             mouths.append((_turned(marks, self._askew(marks[0], hard=True))[:, :8] + 0.5) / self.size - 0.5)
+            mouths[-1] += unlike(rng)
         pairs = np.stack(mouths).astype(np.float32)
         return np.stack(mels), pairs[:, 0], pairs[:, 1]
 
@@ -267,7 +273,7 @@ class Films:
         if rng.random() < 0.35:
             sigma = rng.uniform(0.4, 1.6)
             seen = np.stack([cv2.GaussianBlur(picture, (0, 0), sigma) for picture in seen])
-        gain = rng.uniform(0.65, 1.3) * (1 + rng.normal(0, 0.06, 3))
+        gain = rng.uniform(0.65, 1.3) * np.exp(rng.normal(0, 0.15, 3))
         seen = np.clip(seen * gain, 0, 1) ** np.float32(rng.uniform(0.75, 1.35))
         if rng.random() < 0.4:
             grey = seen.mean(axis=-1, keepdims=True)

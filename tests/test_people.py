@@ -31,7 +31,7 @@ def test_a_seed_is_always_the_same_person(pack: Any) -> None:
 
 def test_other_seeds_are_other_people(pack: Any) -> None:
     everybody = [anybody(pack, seed) for seed in range(30)]
-    for name in ("female", "weight", "young", "african", "skin_tint"):
+    for name in ("female", "weight", "young", "african", "skin_tint", "teeth_tint"):
         assert len({getattr(person, name) for person in everybody}) == 30
     assert len({frozenset(person.details.items()) for person in everybody}) == 30
     assert len({person.skin for person in everybody}) > 8

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.presenter.speaking import VISEMES, Weights, pulls, speak
+from scripts.presenter.speaking import JAW, VISEMES, Weights, pulls, speak
 from tests.conftest import SHARED
 
 SPEECH = SHARED / "data/speech"
@@ -51,6 +51,18 @@ def test_a_round_vowel_rounds_the_lips(table: dict[str, Any], vowel: str, viseme
     before, _ = said(table, ["<pad>", "t", "a", "t", "<pad>"], [200, 60, 120, 60, 200])
     rounded = [VISEMES.index("O"), VISEMES.index("U")]
     assert weights[middles[1], rounded].sum() > before[middles[1], rounded].sum() + 0.1  # already in the consonant
+
+
+@pytest.mark.parametrize("sound", ["i", "s", "t", "u"])
+def test_the_jaw_of_who_speaks_hangs_whatever_is_said(table: dict[str, Any], sound: str) -> None:
+    weights, middles = said(table, ["<pad>", sound, "b", sound, "<pad>"], [300, 150, 80, 150, 300])
+    assert (weights[middles[[1, 3]], OPEN] > 0.8 * JAW).all()
+    assert weights[middles[[0, 2, 4]], OPEN].max() < 0.05
+
+
+def test_lips_all_but_meet_for_w(table: dict[str, Any]) -> None:
+    weights, middles = said(table, ["<pad>", "a", "w", "a", "<pad>"], [200, 150, 90, 150, 200])
+    assert weights[middles[2], OPEN] < 0.5 * JAW < weights[middles[[1, 3]], OPEN].min()
 
 
 def test_an_open_vowel_opens_and_a_short_one_less(table: dict[str, Any]) -> None:

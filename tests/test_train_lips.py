@@ -36,7 +36,7 @@ from nets.lips import our_layout
 from nets.mel import MelFeatures
 from nets.syncnet import load_syncnet
 from studio import train_lips
-from studio.lipdata import CLEARNESS, PAST_COLUMNS, SHIFTS, Films, Sounds, posed
+from studio.lipdata import PAST_COLUMNS, SHIFTS, Films, Sounds, posed, unlike
 from studio.train_lips import Run, ahead, importance, out_of_sync, sound_stage, start, train
 
 TICKS = 30  # of each utterance
@@ -188,10 +188,20 @@ def test_mouths_to_aim_at_are_those_of_the_same_head(data: Path) -> None:
     assert (before[:, LEFT_CORNER, 0] < before[:, RIGHT_CORNER, 0]).all()
 
 
-def test_whoever_speaks_clearly_opens_wider_and_closes_as_before() -> None:
-    reach, weights = np.zeros((15, 10, 2), np.float32), np.eye(14, dtype=np.float32)[[0, 1, 9]]
-    reach[[1, 2, 10], LOWER_INNER] = [(0, -2), (0, -3), (0, 10)]
-    np.testing.assert_allclose(posed(reach, weights)[:, LOWER_INNER, 1], np.array([-2, -3, 10 * CLEARNESS]))
+def test_a_face_is_where_its_visemes_together_bring_it() -> None:
+    reach = np.zeros((15, 10, 2), np.float32)
+    reach[:, LOWER_INNER] = (0, 5)
+    reach[[1, 10], LOWER_INNER] = [(0, 3), (1, 15)]
+    weights = np.zeros((3, 14), np.float32)
+    weights[1, 9], weights[2, [0, 9]] = 1, 0.5
+    np.testing.assert_allclose(posed(reach, weights)[:, LOWER_INNER], [(0, 5), (1, 15), (0.5, 9)])
+
+
+def test_people_are_unlike_those_drawn_but_their_lips_still_meet() -> None:
+    off = np.stack([unlike(np.random.default_rng(seed)) for seed in range(200)])
+    assert off.dtype == np.float32 and off.shape == (200, 8, 2)
+    np.testing.assert_array_equal(off[:, LOWER_INNER], off[:, UPPER_INNER])
+    assert (off.std(0)[:, 1] > 0.003).all() and np.abs(off).max() < 0.25
 
 
 def test_a_picture_counts_most_where_the_mouth_is() -> None:

@@ -41,7 +41,7 @@ class KokoroModel:
         Word starts are right to some 20 ms. Blocking, about a third of real time; `run.terminate` ends it from another
         thread. EngineFailed if the network gives no numbers.
         """
-        samples, edges_ms = self._infer([number for piece in clause for number in piece.ids], style, tempo, run)
+        samples, edges_ms = self.infer([number for piece in clause for number in piece.ids], _styles(style), tempo, run)
         loud_ms = np.flatnonzero(np.abs(samples) > QUIET) * 1000 / RATE_HZ
         if not len(loud_ms):
             return samples[:0], []
@@ -50,19 +50,25 @@ class KokoroModel:
         sound = samples[_at(start_ms) : _at(end_ms + pause_ms / tempo)]
         return _limited(sound), _words(clause, np.clip(edges_ms - EARLY_MS, start_ms, end_ms) - start_ms)
 
-    def _infer(
-        self, ids: list[int], style: Path, tempo: float, run: onnxruntime.RunOptions
+    def infer(
+        self, ids: list[int], styles: NDArray[np.float32], tempo: float, run: onnxruntime.RunOptions
     ) -> tuple[Pcm, NDArray[np.float64]]:
-        """The sound of `ids`, and where each begins in it and the last one ends, in ms, those of the two pads too."""
-        styles = np.load(style) if style.suffix == ".npy" else np.fromfile(style, "<f4")
-        styles = styles.astype(np.float32).reshape(-1, 1, 256)
+        """The sound of `ids` in a voice (n, 256), and where each begins and the last one ends, in ms; a pad is put
+        first and last. EngineFailed if the network gives no numbers.
+        """
         for row in (len(ids), len(ids) + 1, len(ids) + 2):  # what overflows with one style does not with its neighbour
             inputs = {"input_ids": np.array([[0, *ids, 0]]), "speed": np.array([tempo], np.float32)}
-            outputs = self._session.run(None, inputs | {"style": styles[min(row, len(styles) - 1)]}, run)
+            outputs = self._session.run(None, inputs | {"style": styles[None, min(row, len(styles) - 1)]}, run)
             samples, units = outputs[0].ravel(), outputs[1].ravel()
             if np.isfinite(samples).all():
                 return samples, np.concatenate([[0.0], np.cumsum(units) * UNIT_MS])
         raise EngineFailed("the Kokoro voice gave no sound")
+
+
+def _styles(file: Path) -> NDArray[np.float32]:
+    """The voice in `file`, (n, 256): a style for every length of text, or one for all."""
+    styles = np.load(file) if file.suffix == ".npy" else np.fromfile(file, "<f4")
+    return np.asarray(styles, np.float32).reshape(-1, 256)
 
 
 def _words(clause: list[Piece], edges_ms: NDArray[np.float64]) -> list[Word]:

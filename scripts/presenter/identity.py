@@ -54,6 +54,7 @@ class Person:
     clothes: str = "female_elegantsuit01"
     clothes_colour: Colour | None = None  # None keeps the garment's own picture
     teeth: str = "teeth_base"
+    teeth_tint: Colour = (1.22, 1.11, 0.98)
     backdrop: tuple[Colour, Colour] = ((0.085, 0.105, 0.125), (0.36, 0.41, 0.44))  # dark and bright of the wall behind
 
     @property

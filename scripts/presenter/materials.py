@@ -27,7 +27,7 @@ def materials(person: Person) -> dict[str, Material]:
     """The material of every part of `person`."""
     return {
         "body": Material("skin", f"skins/{person.skin}.jpg", person.skin_tint),
-        "teeth": Material("mouth", "teeth/teeth.jpg", (1.22, 1.11, 0.98), cut=2),
+        "teeth": Material("mouth", "teeth/teeth.jpg", person.teeth_tint, cut=2),
         "tongue": Material("mouth", "tongue/tongue01_diffuse.jpg", (1.0, 1.0, 1.0), cut=2),
         "eyes": Material("eye", f"eyes/{person.iris}.png", person.iris_colour, cut=2),
         "clothes": Material(

@@ -1,13 +1,14 @@
 """What a face does while it speaks: phonemes with their times become weights of visemes, with coarticulation.
 
 Every stage of a phoneme pulls the face towards its viseme, most at its own middle; what the face does is the mean of
-all pulls (Cohen and Massaro, "Modeling Coarticulation in Synthetic Visual Speech", 1993). Lips that must meet, meet.
+all pulls (Cohen and Massaro, "Modeling Coarticulation in Synthetic Visual Speech", 1993). The jaw of who speaks hangs a
+little, whatever is said. Lips that must meet, meet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ REACH_MS, ROUND_REACH_MS, SILENT_REACH_MS = 32.0, 55.0, 25.0
 MUST_MEET = ("PP", "FF")
 MEET_REACH_MS = 45.0  # a closure is entered and left over this time
 CARRIED = 0.5  # how much of the next vowel shows through a consonant that has no lips of its own
+JAW, OPEN = 0.4, VISEMES.index("aa")  # how much of an open jaw shows through what is said
+NARROW = ("w", "ɥ")  # but not through these: lips all but meet
 OPEN_TO_VOWEL = ("kk", "DD", "nn", "SS")
 
 
@@ -36,6 +39,7 @@ class Pull:
     strength: float
     reach_ms: float
     meets: bool = False
+    hangs: bool = True  # the jaw
 
 
 def speak(
@@ -47,12 +51,15 @@ def speak(
     """
     stages = pulls(phonemes, aligned_ms, table)
     total, weights = np.zeros(len(times_ms)), np.zeros((len(times_ms), len(VISEMES)))
+    hanging = np.zeros(len(times_ms))
     for stage in stages:
         away = (times_ms - stage.middle_ms) / (0.5 * stage.ms + stage.reach_ms)
         pull = stage.strength * np.exp(-1.4 * np.abs(away) ** 2.4)
         total += pull
+        hanging += pull * stage.hangs
         weights += pull[:, None] * stage.target
     weights /= np.maximum(total, 1e-6)[:, None]
+    weights[:, OPEN] += JAW * hanging / np.maximum(total, 1e-6) * (1 - weights[:, OPEN])
     for stage in stages:
         if stage.meets:
             outside = np.maximum(np.abs(times_ms - stage.middle_ms) - 0.35 * stage.ms, 0) / MEET_REACH_MS
@@ -75,7 +82,8 @@ def pulls(phonemes: Sequence[str], aligned_ms: Sequence[float], table: Mapping[s
             begin = 0.0
             for stage in about["stages"]:
                 mix = _shown(stage["mix"], carried)
-                found.append(_pull(mix, starts[i] + begin * ms, (stage["until"] - begin) * ms, meets=True))
+                pull = _pull(mix, starts[i] + begin * ms, (stage["until"] - begin) * ms, meets=True)
+                found.append(replace(pull, hangs=pull.hangs and symbol not in NARROW))
                 begin = stage["until"]
     return found
 
@@ -94,7 +102,7 @@ def _pull(mix: Mapping[str, float], start_ms: float, ms: float, *, meets: bool) 
     rounded = first in ("O", "U", "CH")
     strength = SILENT_PULL if first == "sil" else PULL.get(first, ROUND_PULL if rounded else VOWEL_PULL)
     reach = SILENT_REACH_MS if first == "sil" else ROUND_REACH_MS if rounded else REACH_MS
-    return Pull(target, start_ms + ms / 2, ms, strength, reach, meets and first in MUST_MEET)
+    return Pull(target, start_ms + ms / 2, ms, strength, reach, meets and first in MUST_MEET, first != "sil")
 
 
 def _next_vowel(phonemes: Sequence[str], i: int, table: Mapping[str, Any]) -> Mapping[str, float] | None:
