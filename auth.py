@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import json
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -121,18 +123,32 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def require_token(token: str, route_of: Callable[[web.Request], str]) -> Middleware:
-    """If a token is set, API requests must carry `Authorization: Bearer <token>`; pages and health do not."""
+    """If a token is set, API requests must carry `Authorization: Bearer <token>`; pages and health do not.
+
+    A browser's WebSocket, which can send no header, offers it as the protocol `bearer.<token in base64url>`.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token and route_of(request) and request.path not in OPEN_PATHS:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            given_bytes = given.strip().encode("utf-8", "surrogateescape")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given_bytes, token.encode()):
-                raise Unauthorized("this server wants a token: Authorization: Bearer <token>")
+        guarded = token and route_of(request) and request.path not in OPEN_PATHS
+        if guarded and not hmac.compare_digest(_given(request), token.encode()):
+            raise Unauthorized("this server wants a token: Authorization: Bearer <token>")
         return await handler(request)
 
     return middleware
+
+
+def _given(request: web.Request) -> bytes:
+    """The token that comes with a request; empty if there is none."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip().encode("utf-8", "surrogateescape")
+    for offered in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        kind, _, hidden = offered.strip().partition(".")
+        if kind == "bearer":
+            with suppress(ValueError):
+                return base64.urlsafe_b64decode(hidden + "=" * (-len(hidden) % 4))
+    return b""
 
 
 def limit_rate(per_minute: Mapping[str, int]) -> Middleware:

@@ -375,7 +375,16 @@ class Ears:
             self._react(Failed(str(error)))
             transcript = Transcript(speech.text, speech.language)
         speech.asr_ms = round((self._loop.time() - question.asked_at) * 1000)
-        self._learn(question, transcript, await complete if complete else None)
+        self._learn(question, transcript, await self._judged(complete))
+
+    async def _judged(self, complete: asyncio.Future[float] | None) -> float | None:
+        """What the network says of the voice, if there is one; once it has failed there is none."""
+        try:
+            return await complete if complete else None
+        except EngineFailed as error:
+            logger.warning("turns end without the network: {}", error)
+            self._smart_turn = None
+            return None
 
     def _judge(self, question: _Question) -> asyncio.Future[float] | None:
         if self._smart_turn is None or not question.silent_samples:

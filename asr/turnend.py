@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import EngineFailed
 from core.media import SAMPLE_RATE, Pcm
 
 Tail = Literal["question", "open", "hesitant", "plain"]
@@ -98,10 +99,14 @@ class SmartTurn:
     def complete(self, pcm: Pcm, silent_samples: int) -> float:
         """The probability that the turn `pcm` (float32 (n,) 16 kHz), its last `silent_samples` silent, is complete.
 
-        Blocking, about 100 ms, any thread. Ask once a pause: more silence makes it say yes.
+        Blocking, about 100 ms, any thread. Ask once a pause: more silence makes it say yes. EngineFailed if the network
+        gives no answer.
         """
         features = log_mel(_window(cropped(pcm, silent_samples)))
-        (answer,) = self._session.run(None, {"input_features": features[None]})
+        try:
+            (answer,) = self._session.run(None, {"input_features": features[None]})
+        except Exception as error:  # onnxruntime's own have no base but this
+            raise EngineFailed(f"smart-turn gave no answer: {error}") from error
         return float(np.ravel(answer)[0])
 
 

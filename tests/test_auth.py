@@ -158,6 +158,26 @@ async def test_only_the_token_opens(door: Client, header: str, status: int) -> N
     assert (await ask(door, "/page/ok", Authorization=header))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("offered", "status"),
+    [
+        ("binary, bearer.c2VzYW1l", 200),
+        ("bearer.c2VzYW1l", 200),
+        ("bearer.c2VzYW1lMg", 401),
+        ("bearer.sesame", 401),
+        ("bearer.c2VzY", 401),
+        ("bearer.", 401),
+        ("bearer", 401),
+        ("binary", 401),
+        ("bearer.\xff", 401),
+    ],
+)
+async def test_a_web_socket_of_a_browser_offers_the_token_as_a_protocol(
+    door: Client, offered: str, status: int
+) -> None:
+    assert (await ask(door, "/api/ok", Authorization="", **{"Sec-WebSocket-Protocol": offered}))[0] == status
+
+
 @pytest.mark.parametrize("name", ["Authorization", "X-Request-Id", "Origin"])
 async def test_a_header_that_is_no_text_is_answered_like_any_other(door: Client, name: str) -> None:
     headers = {"Authorization": b"Bearer sesame", name: b"Bearer s\xff"}

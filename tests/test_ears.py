@@ -288,6 +288,23 @@ async def test_the_voice_is_judged_too() -> None:
         assert isinstance(turn, Turn) and 1000 <= turn.endpoint_ms < 1050
 
 
+async def test_a_judge_that_fails_is_not_asked_again_and_turns_still_end() -> None:
+    asked: list[int] = []
+
+    class Broken:
+        def complete(self, pcm: Pcm, silent_samples: int) -> float:
+            asked.append(silent_samples)
+            raise EngineFailed("smart-turn gave no answer")
+
+    async with scene(knowing("It is late."), talking=False, smart_turn=Broken()) as stage:
+        for _ in range(2):
+            await stage.live(voice(1))
+            await stage.pause(2)
+        turns = [reaction for reaction in reactions(stage) if isinstance(reaction, Turn)]
+        assert len(turns) == 2 and len(asked) == 1
+        assert all(600 <= turn.endpoint_ms < 650 for turn in turns)
+
+
 async def test_what_is_too_short_for_a_word_is_nobodys_turn() -> None:
     async with scene(knowing("you"), talking=False) as stage:
         await stage.live(voice(0.15))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr.turnend import Patience, Tail, cropped, find_smart_turn, log_mel, tail_of
+from asr.turnend import Patience, SmartTurn, Tail, cropped, find_smart_turn, log_mel, tail_of
+from core.errors import EngineFailed
 from tests.conftest import SHARED
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -95,3 +96,14 @@ def test_the_network_hears_that_a_sentence_was_broken_off() -> None:
         whole.append(smart_turn.complete(np.concatenate([pcm[:end], silence]), 3200))
         broken.append(smart_turn.complete(np.concatenate([pcm[: begin + (end - begin) // 2], silence]), 3200))
     assert np.mean(whole) > np.mean(broken) + 0.2
+
+
+def test_a_network_that_fails_says_so() -> None:
+    class Session:
+        def run(self, *asked: object) -> list[object]:
+            raise RuntimeError("no memory")
+
+    smart_turn = SmartTurn.__new__(SmartTurn)
+    smart_turn._session = Session()  # type: ignore[assignment]
+    with pytest.raises(EngineFailed, match="smart-turn gave no answer: no memory"):
+        smart_turn.complete(np.zeros(16_000, np.float32), 3200)
