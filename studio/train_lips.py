@@ -99,6 +99,8 @@ class Run:
         for name, module in self.modules().items():
             module.load_state_dict(state[name])
         self.used_s, self.steps, self.stage = state["used_s"], state["steps"], state["stage"]
+        done = sum(self.used_s.values()) / 60
+        sys.stdout.write(f"going on in {self.out}, where {done:.1f} of {self.minutes:g} minutes are done\n")
         optimizer: dict[str, Any] | None = state["optimizer"]
         return optimizer
 

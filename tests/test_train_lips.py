@@ -283,8 +283,8 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_training_goes_on_from_its_checkpoint_and_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def die_in_the_third(run: Run, stage: str) -> None:
         if stage == "face":
@@ -299,6 +299,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
     again = start(options(data, tmp_path))
     state = again.resume()
     assert state is not None and state["state"]
+    assert f"going on in {again.out}, where " in capsys.readouterr().out
     assert (again.stage, again.steps, again.used_s) == ("face", killed.steps, killed.used_s)
     for name, module in killed.modules().items():
         for key, value in module.state_dict().items():

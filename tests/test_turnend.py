@@ -104,6 +104,6 @@ def test_a_network_that_fails_says_so() -> None:
             raise RuntimeError("no memory")
 
     smart_turn = SmartTurn.__new__(SmartTurn)
-    smart_turn._session = Session()  # type: ignore[assignment]
+    smart_turn._session = Session()
     with pytest.raises(EngineFailed, match="smart-turn gave no answer: no memory"):
         smart_turn.complete(np.zeros(16_000, np.float32), 3200)
