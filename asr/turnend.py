@@ -102,10 +102,12 @@ class SmartTurn:
         Blocking, about 100 ms, any thread. Ask once a pause: more silence makes it say yes. EngineFailed if the network
         gives no answer.
         """
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
         features = log_mel(_window(cropped(pcm, silent_samples)))
         try:
             (answer,) = self._session.run(None, {"input_features": features[None]})
-        except Exception as error:  # onnxruntime's own have no base but this
+        except (Fail, InvalidArgument, RuntimeException, RuntimeError, ValueError) as error:
             raise EngineFailed(f"smart-turn gave no answer: {error}") from error
         return float(np.ravel(answer)[0])
 
