@@ -30,13 +30,25 @@ from scripts.lips import Report, measure
 from scripts.lips.look import look
 from scripts.lips.pictures import pictures
 from scripts.lips.sound import read_sound
-from scripts.lips.sync import sync
+from scripts.lips.sync import alike, sync
 from scripts.lips.truth import in_a_row
 from studio.dub import dub, write_film
 from studio.landmarks import Landmarker
 
 MOUTH_ROWS = 8  # of the landmarks: `Avatar.mouth`
-HEADS = ("offset ms", "correlation", "confidence", "LMD %", "PSNR dB", "SSIM", "sharpness", "seam", "flicker")
+HEADS = (
+    "offset ms",
+    "correlation",
+    "confidence",
+    "behind ms",
+    "alike",
+    "LMD %",
+    "PSNR dB",
+    "SSIM",
+    "sharpness",
+    "seam",
+    "flicker",
+)
 
 
 def frozen(avatar: Avatar) -> tuple[Iterator[Image], NDArray[np.float32]]:
@@ -112,22 +124,29 @@ def films(clips: list[Path], out: Path, model: Path, modelfile: str) -> Iterator
 def row(report: Report) -> list[str]:
     """The figures of HEADS."""
     figures = (
-        *(report.offset_ms, report.correlation, report.confidence),
+        *(report.offset_ms, report.correlation, report.confidence, report.late_ms, report.alike),
         *(report.lmd_percent, report.psnr_db, report.ssim),
         *(report.sharpness, report.seam, report.flicker),
     )
     return ["n/a" if figure is None else f"{figure:.2f}" for figure in figures]
 
 
-def together(measured: list[tuple[Path, Report]], landmarker: Landmarker) -> Report:
-    """The mean of the reports on some films; the mouth and the sound are compared in all of them in a row."""
-    seen = [(film.stem, look(pictures(film), landmarker).track, read_sound(film)) for film, _ in measured]
-    reports, fit = [report for _, report in measured], sync(*in_a_row(seen))
+def together(measured: list[tuple[Path, Path, Report]], landmarker: Landmarker) -> Report:
+    """The mean of the reports on some clips' films; what is compared in time is so in all of them in a row."""
+
+    clips, films = (
+        [(path.stem, look(pictures(path), landmarker).track, read_sound(path)) for path in paths]
+        for paths in ([clip for clip, _, _ in measured], [film for _, film, _ in measured])
+    )
+    reports, fit = [report for _, _, report in measured], sync(*in_a_row(films))
+    real = alike(*((film, clip) for (_, film, _), (_, clip, _) in zip(films, clips, strict=True)))
     return replace(
         reports[0],
         offset_ms=fit.offset_ms,
         correlation=fit.correlation,
         confidence=fit.confidence,
+        late_ms=real.offset_ms,
+        alike=real.correlation,
         lmd_percent=_mean([report.lmd_percent for report in reports]),
         psnr_db=_mean([report.psnr_db for report in reports]),
         ssim=_mean([report.ssim for report in reports]),
@@ -151,13 +170,13 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"| clip | way | {' | '.join(HEADS)} |\n|{'---|' * (len(HEADS) + 2)}")
-    ways: dict[str, list[tuple[Path, Report]]] = {}
+    ways: dict[str, list[tuple[Path, Path, Report]]] = {}
     with Landmarker(options.landmarker) as landmarker:
         for clip, way, film in films(options.clips, options.out, options.landmarker, options.modelfile):
             reference = None if film == clip else clip
             report = measure(film, landmarker=landmarker, reference=reference)
             print(f"| {clip.stem} | {way} | {' | '.join(row(report))} |", flush=True)
-            ways.setdefault(way, []).append((film, report))
+            ways.setdefault(way, []).append((clip, film, report))
         for way, measured in ways.items():
             print(f"| all in a row | {way} | {' | '.join(row(together(measured, landmarker)))} |", flush=True)
     shutil.rmtree(options.out / "avatars")

@@ -450,6 +450,8 @@ def test_a_blurred_late_mouth_shows_against_its_reference(landmarker: Landmarker
     assert worse.sharpness and worse.sharpness < 0.6 and worse.seam and worse.seam > 1.3
     assert worse.offset_ms and same.offset_ms and worse.offset_ms - same.offset_ms == pytest.approx(120, abs=30)
     assert "SSIM" in worse.table()
+    assert same.late_ms == pytest.approx(0, abs=1) and same.alike == pytest.approx(1)
+    assert worse.late_ms == pytest.approx(120, abs=15) and worse.alike and worse.alike > 0.8
 
 
 @needs_people

@@ -18,8 +18,8 @@ from scripts.lips.quality import flicker, inside
 from scripts.lips.report import Report
 from scripts.lips.seam import median
 from scripts.lips.second import Judge, judged
-from scripts.lips.sound import STEP_S, Sound, read_sound, silent
-from scripts.lips.sync import compare, mouth_signal, sync
+from scripts.lips.sound import Sound, read_sound, silent
+from scripts.lips.sync import alike, sync
 from scripts.lips.tracks import Box, Track, mouth_box
 
 CLOSED = 0.04  # between the eyes' distances: 2.5 mm of an adult's face
@@ -84,7 +84,8 @@ def _alone(seen: Look, heard: Sound) -> Report:
 
 
 def _against(report: Report, video: Path, seen: Look, reference: Path, wanted: Look, *, align: bool) -> Report:
-    pairs = _pairs(seen.track, wanted.track, _shift_s(seen.track, wanted.track) if align else 0.0)
+    fit = alike((seen.track, wanted.track))
+    pairs = _pairs(seen.track, wanted.track, (fit.offset_ms or 0.0) / 1000 if align else 0.0)
     if not pairs:
         raise BadMedia("the video and its reference have no picture with a face at the same time")
     likes = [
@@ -97,18 +98,12 @@ def _against(report: Report, video: Path, seen: Look, reference: Path, wanted: L
         report,
         seam=_over(report.seam, median(wanted.seams)),
         sharpness=_over(report.sharpness, median(wanted.sharpness)),
+        late_ms=fit.offset_ms,
+        alike=fit.correlation,
         lmd_percent=float(np.mean(off)),
         psnr_db=psnr(float(np.mean([error for error, _ in likes]))) if likes else None,
         ssim=float(np.mean([like for _, like in likes])) if likes else None,
     )
-
-
-def _shift_s(track: Track, reference: Track) -> float:
-    """How much later than the reference the video shows the same mouth, both counted from their first picture."""
-    times = np.arange(0, max(np.ptp(track.times), np.ptp(reference.times)), STEP_S)
-    late, early = (mouth_signal(each, each.times[0] + times) for each in (track, reference))
-    offset_ms = compare(late, early).offset_ms if late is not None and early is not None else None
-    return (offset_ms or 0.0) / 1000
 
 
 def _pairs(track: Track, reference: Track, shift_s: float) -> list[tuple[int, int]]:

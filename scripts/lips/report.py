@@ -23,6 +23,8 @@ class Report:
     seam: float | None
     sharpness: float | None
     flicker: float | None
+    late_ms: float | None = None  # against the mouth of the reference
+    alike: float | None = None  # the correlation of both openings, so much later
     lmd_percent: float | None = None
     psnr_db: float | None = None
     ssim: float | None = None
@@ -50,6 +52,8 @@ class Report:
         yield "sharpness", _text(self.sharpness, ".2f"), "mouth over eyes; with a reference 1 is as sharp as it"
         yield "flicker", _text(self.flicker, ".2f"), "grey levels, 0 is none"
         if self.lmd_percent is not None:
+            yield "behind", _text(self.late_ms, "+.0f", " ms"), "the mouth of the reference"
+            yield "alike", _text(self.alike, ".2f"), "how both open: 1 is equal"
             yield "landmark distance", _text(self.lmd_percent, ".1f", " %"), "of the distance between the eyes"
             yield "PSNR", _text(self.psnr_db, ".1f", " dB"), "of the mouth"
             yield "SSIM", _text(self.ssim, ".3f"), "of the mouth, 1 is equal"

@@ -19,6 +19,7 @@ STILL = 0.006  # opening, in distances between the eyes: landmarks jitter less, 
 STEADY_DB = 1.0  # a sound that varies less is a tone, not speech
 LEAST_CONFIDENCE = 2.0
 EQUAL = 0.9  # of the highest peak
+APART = np.full(round(SEARCH_S / STEP_S), np.nan)  # between recordings in a row
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +45,18 @@ def sync(track: Track, sound: Sound) -> Sync:
     if opening is None or expected is None:
         return Sync()
     return compare(opening, expected)
+
+
+def alike(*pairs: tuple[Track, Track]) -> Sync:
+    """How much later the first mouth of each pair opens than the second, both counted from their first picture."""
+    late, early = [], []
+    for pair in pairs:
+        times = np.arange(0, max(np.ptp(track.times) for track in pair), STEP_S)
+        one, other = (mouth_signal(track, track.times[0] + times) for track in pair)
+        if one is not None and other is not None:
+            late += [one, APART]
+            early += [other, APART]
+    return compare(np.concatenate(late), np.concatenate(early)) if late else Sync()
 
 
 def compare(late: Floats, early: Floats) -> Sync:
