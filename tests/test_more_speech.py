@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from core.audio import decode_audio
 from core.media import SAMPLE_RATE, Pcm
-from scripts.presenter.more_speech import heard_at, say, somebody, voices, write_opus
+from scripts.presenter.more_speech import heard_at, main, say, somebody, voices, write_opus
 from tts.kokoro_model import RATE_HZ
 
 SAID: dict[str, Any] = {
@@ -80,3 +80,13 @@ def test_what_is_written_is_heard_again(tmp_path: Path) -> None:
     assert len(pcm) == pytest.approx(SAMPLE_RATE, abs=SAMPLE_RATE // 25)
     spectrum = np.abs(np.fft.rfft(pcm[4000:12000]))
     assert np.argmax(spectrum) * SAMPLE_RATE / 8000 == pytest.approx(300, abs=4)
+
+
+def test_a_speech_set_that_is_there_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["", "--speech", str(tmp_path), "--kokoro", str(tmp_path), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", asked)
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{tmp_path} is there already" in capsys.readouterr().err

@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.out.exists():
+        parser.error(f"{options.out} is there already")
     rng = np.random.default_rng(options.seed)
     split = json.loads((options.speech / "split.json").read_text())
     items = [json.loads(line) for line in (options.speech / "index.jsonl").read_text().splitlines()]
