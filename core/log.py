@@ -26,6 +26,7 @@ def set_up(level: str, file: Path | None = None) -> None:
     if file:
         logger.add(file, level=level, format=FORMAT, rotation="20 MB", retention=5, enqueue=True, diagnose=False)
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)  # its warning quotes protocols, which hold tokens
 
 
 def _add_request_id(record: Record) -> None:
