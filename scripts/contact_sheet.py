@@ -23,11 +23,10 @@ from core.avatar import Avatar, load_avatar
 from core.config import Settings
 from core.media import Image
 from core.square import mouth_square
-from scripts.presenter.speaking import VISEMES, speak
+from scripts.presenter.speaking import VISEMES, every_tick
 from studio.dub import dub
 
 SHOWN = {"p b m": "PP", "f v": "FF", "s z": "SS", "a": "aa", "ee": "I", "oo": "U"}
-TICK_MS = 40
 TILE, AROUND = 220, 1.7  # pixels; of the mouth's square
 
 
@@ -38,8 +37,7 @@ def most_itself(speech: Path) -> dict[str, tuple[int, int]]:
     lines = map(json.loads, (speech / "index.jsonl").read_text().splitlines())
     best: dict[str, tuple[float, int, int]] = {}
     for item in (line for line in lines if line["id"] in kept):
-        ticks = np.arange(int(item["samples"] / 24 / TICK_MS))
-        weights = speak(item["phonemes"], item["aligned_ms"], table, (ticks + 0.5) * TICK_MS)
+        weights = every_tick(speech, item, table)
         for name, viseme in SHOWN.items():
             own = _held(weights[:, VISEMES.index(viseme)])
             best[name] = max(best.get(name, (0.0, 0, 0)), (float(own.max()), int(item["id"]), int(own.argmax())))

@@ -39,6 +39,7 @@ MOUTH_ROWS = 8  # of the landmarks: `Avatar.mouth`
 HEADS = (
     "offset ms",
     "correlation",
+    "as is",
     "confidence",
     "behind ms",
     "alike",
@@ -124,7 +125,8 @@ def films(clips: list[Path], out: Path, model: Path, modelfile: str) -> Iterator
 def row(report: Report) -> list[str]:
     """The figures of HEADS."""
     figures = (
-        *(report.offset_ms, report.correlation, report.confidence, report.late_ms, report.alike),
+        *(report.offset_ms, report.correlation, report.correlation_as_is, report.confidence),
+        *(report.late_ms, report.alike),
         *(report.lmd_percent, report.psnr_db, report.ssim),
         *(report.sharpness, report.seam, report.flicker),
     )
@@ -144,6 +146,7 @@ def together(measured: list[tuple[Path, Path, Report]], landmarker: Landmarker) 
         reports[0],
         offset_ms=fit.offset_ms,
         correlation=fit.correlation,
+        correlation_as_is=fit.correlation_as_is,
         confidence=fit.confidence,
         late_ms=real.offset_ms,
         alike=real.correlation,

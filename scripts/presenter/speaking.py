@@ -1,21 +1,27 @@
 """What a face does while it speaks: phonemes with their times become weights of visemes, with coarticulation.
 
 Every stage of a phoneme pulls the face towards its viseme, most at its own middle; what the face does is the mean of
-all pulls (Cohen and Massaro, "Modeling Coarticulation in Synthetic Visual Speech", 1993). The jaw of who speaks hangs a
-little, whatever is said. Lips that must meet, meet.
+all pulls (Cohen and Massaro, "Modeling Coarticulation in Synthetic Visual Speech", 1993). How far the jaw hangs besides
+is heard, too: what an open mouth lets through is loud. Lips that must meet, meet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.audio import decode_audio
+from core.media import Pcm
+from scripts.lips.sound import VOICE_RANGE_DB, Sound, expected_opening
+
 Weights = NDArray[np.float32]  # (n, len(VISEMES)) in [0, 1]
 
+TICK_MS, SAMPLES_PER_MS = 40, 24
 VISEMES = ("PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "I", "O", "U")
 
 PULL = {"PP": 5.0, "FF": 4.0, "TH": 1.4, "DD": 0.6, "kk": 0.35, "CH": 2.0, "SS": 1.3, "nn": 0.5, "RR": 0.9}
@@ -24,8 +30,11 @@ REACH_MS, ROUND_REACH_MS, SILENT_REACH_MS = 32.0, 55.0, 25.0
 MUST_MEET = ("PP", "FF")
 MEET_REACH_MS = 45.0  # a closure is entered and left over this time
 CARRIED = 0.5  # how much of the next vowel shows through a consonant that has no lips of its own
-JAW, OPEN = 0.4, VISEMES.index("aa")  # how much of an open jaw shows through what is said
-NARROW = ("w", "ɥ")  # but not through these: lips all but meet
+OPEN = VISEMES.index("aa")
+JAW = (0.15, 0.85)  # how much of an open jaw shows through what is said, softly and as loud as usual
+LOUD_REACH_MS = 25.0
+JAW_OF_ROUND = 0.6  # of that, while lips are round
+NARROW = ("w", "ɥ")  # nothing of it: lips all but meet
 OPEN_TO_VOWEL = ("kk", "DD", "nn", "SS")
 
 
@@ -39,13 +48,33 @@ class Pull:
     strength: float
     reach_ms: float
     meets: bool = False
-    hangs: bool = True  # the jaw
+    hangs: float = 1.0  # the share of JAW
+
+
+def every_tick(speech: Path, item: Mapping[str, Any], table: Mapping[str, Any]) -> Weights:
+    """`speak` at every tick of one utterance of the speech set: `item` is its line of `index.jsonl`."""
+    times = (np.arange(int(item["samples"] / SAMPLES_PER_MS / TICK_MS)) + 0.5) * TICK_MS
+    loud = loudness(decode_audio(speech / item["file"]), times)
+    return speak(item["phonemes"], item["aligned_ms"], table, times, loud)
+
+
+def loudness(pcm: Pcm, times_ms: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """How loud what an open mouth lets through is at `times_ms` (n,) of a sound: 1 is as usual, 0 is 30 dB softer."""
+    around_ms = np.arange(-2.5, 2.51, 0.5) * LOUD_REACH_MS
+    near = np.exp(-0.5 * (around_ms / LOUD_REACH_MS) ** 2)
+    opening = expected_opening(Sound(0.0, pcm).voice(), (times_ms[:, None] + around_ms) / 1000)
+    level = np.nan_to_num(opening) @ near / near.sum()
+    return np.asarray(np.clip(level / VOICE_RANGE_DB, 0, 1))
 
 
 def speak(
-    phonemes: Sequence[str], aligned_ms: Sequence[float], table: Mapping[str, Any], times_ms: NDArray[np.floating[Any]]
+    phonemes: Sequence[str],
+    aligned_ms: Sequence[float],
+    table: Mapping[str, Any],
+    times_ms: NDArray[np.floating[Any]],
+    loud: NDArray[np.floating[Any]],
 ) -> Weights:
-    """Weights of VISEMES, float32 (n, 14), at `times_ms` (n,) of an utterance.
+    """Weights of VISEMES, float32 (n, 14), at `times_ms` (n,) of an utterance whose `loudness` is `loud` (n,) then.
 
     `table` is `visemes.json` of the speech set: each symbol's kind (phone, mark, carry, pause) and stages.
     """
@@ -59,7 +88,8 @@ def speak(
         hanging += pull * stage.hangs
         weights += pull[:, None] * stage.target
     weights /= np.maximum(total, 1e-6)[:, None]
-    weights[:, OPEN] += JAW * hanging / np.maximum(total, 1e-6) * (1 - weights[:, OPEN])
+    jaw = JAW[0] + (JAW[1] - JAW[0]) * loud
+    weights[:, OPEN] += jaw * hanging / np.maximum(total, 1e-6) * (1 - weights[:, OPEN])
     for stage in stages:
         if stage.meets:
             outside = np.maximum(np.abs(times_ms - stage.middle_ms) - 0.35 * stage.ms, 0) / MEET_REACH_MS
@@ -83,7 +113,7 @@ def pulls(phonemes: Sequence[str], aligned_ms: Sequence[float], table: Mapping[s
             for stage in about["stages"]:
                 mix = _shown(stage["mix"], carried)
                 pull = _pull(mix, starts[i] + begin * ms, (stage["until"] - begin) * ms, meets=True)
-                found.append(replace(pull, hangs=pull.hangs and symbol not in NARROW))
+                found.append(replace(pull, hangs=0.0) if symbol in NARROW else pull)
                 begin = stage["until"]
     return found
 
@@ -102,7 +132,8 @@ def _pull(mix: Mapping[str, float], start_ms: float, ms: float, *, meets: bool) 
     rounded = first in ("O", "U", "CH")
     strength = SILENT_PULL if first == "sil" else PULL.get(first, ROUND_PULL if rounded else VOWEL_PULL)
     reach = SILENT_REACH_MS if first == "sil" else ROUND_REACH_MS if rounded else REACH_MS
-    return Pull(target, start_ms + ms / 2, ms, strength, reach, meets and first in MUST_MEET, first != "sil")
+    hangs = 0.0 if first == "sil" else JAW_OF_ROUND if first in ("O", "U") else 1.0
+    return Pull(target, start_ms + ms / 2, ms, strength, reach, meets and first in MUST_MEET, hangs)
 
 
 def _next_vowel(phonemes: Sequence[str], i: int, table: Mapping[str, Any]) -> Mapping[str, float] | None:

@@ -35,11 +35,10 @@ from .mesh import Points, unit
 from .motion import Pose
 from .pack import LEFT_EYE, RIGHT_EYE, Pack
 from .people import anybody
-from .speaking import VISEMES, speak
+from .speaking import VISEMES, every_tick
 
 SIZE = 160  # pixels; a crop for the network is about 128 of them
 VIEW_DM = 1.3
-TICK_MS = 40
 SCENES, SCENE_TICKS, RESTS = 4, 24, 2
 SILENT = np.zeros(len(VISEMES), np.float32)
 SHADOW_TAPS = 10
@@ -183,25 +182,24 @@ class Sayings:
         lines = (json.loads(line) for line in (root / "index.jsonl").read_text().splitlines())
         self.items: list[dict[str, Any]] = [item for item in lines if item["id"] in wanted]
         self.table = json.loads((root / "visemes.json").read_text())
+        self.root = root
 
     def passage(self, rng: np.random.Generator, ticks: int, first: int | None = None) -> Iterator[tuple[int, int, Any]]:
         """Utterance number, tick and weights of VISEMES for `ticks` ticks in a row of some utterance."""
         item = self.items[int(rng.integers(len(self.items)))]
-        total = int(item["samples"] / 24 / TICK_MS)
-        start = int(rng.integers(0, max(1, total - ticks))) if first is None else first
-        times = (start + np.arange(min(ticks, total - start)) + 0.5) * TICK_MS
-        said = speak(item["phonemes"], item["aligned_ms"], self.table, times)
-        for i, weights in enumerate(said):
+        said = every_tick(self.root, item, self.table)
+        start = int(rng.integers(0, max(1, len(said) - ticks))) if first is None else first
+        for i, weights in enumerate(said[start : start + ticks]):
             yield int(item["id"]), start + i, weights
 
     def every_tick(self) -> dict[str, NDArray[Any]]:
         """`utterance`, `tick` and `weights` (n, 14) of everything said in this split."""
         rows: dict[str, list[Any]] = {"utterance": [], "tick": [], "weights": []}
         for item in self.items:
-            ticks = np.arange(int(item["samples"] / 24 / TICK_MS))
-            rows["weights"].append(speak(item["phonemes"], item["aligned_ms"], self.table, (ticks + 0.5) * TICK_MS))
-            rows["utterance"].append(np.full(len(ticks), int(item["id"])))
-            rows["tick"].append(ticks)
+            said = every_tick(self.root, item, self.table)
+            rows["weights"].append(said)
+            rows["utterance"].append(np.full(len(said), int(item["id"])))
+            rows["tick"].append(np.arange(len(said)))
         return {name: np.concatenate(values) for name, values in rows.items()}
 
 
