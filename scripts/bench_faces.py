@@ -13,10 +13,10 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from itertools import count
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from core.avatar import Avatar
 from core.frames import Frames
@@ -28,10 +28,14 @@ USUAL_BATCH = 16
 AVATAR_FRAMES = 64
 
 
-def somebody(frames: int, size: int, seed: int) -> Avatar:
-    """An avatar of noise whose face fills the picture."""
-    images = np.random.default_rng(seed).integers(0, 256, (frames, size, size, 3), np.uint8)
-    return Avatar(f"somebody{seed}", Frames.of(images), np.tile(np.array([0, 0, size, size], np.int32), (frames, 1)))
+def somebody(images: NDArray[np.uint8]) -> Avatar:
+    """An avatar nobody has seen, whose face fills its pictures (n, size, size, 3)."""
+    size = images.shape[1]
+    return Avatar("somebody", Frames.of(images), np.tile(np.array([0, 0, size, size], np.int32), (len(images), 1)))
+
+
+def noise(frames: int, size: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (frames, size, size, 3), np.uint8)
 
 
 def jobs(avatar: Avatar, n: int) -> list[FaceJob]:
@@ -51,13 +55,13 @@ def per_second(run: Callable[[], object], faces: int, seconds: float) -> float:
 
 
 def cached(engine: LipEngine, size: int, batch: int, seconds: float) -> float:
-    asked = jobs(somebody(min(batch, AVATAR_FRAMES), size, 0), batch)
+    asked = jobs(somebody(noise(min(batch, AVATAR_FRAMES), size)), batch)
     return per_second(lambda: engine.infer(asked), batch, seconds)
 
 
 def uncached(engine: LipEngine, size: int, batch: int, seconds: float) -> float:
-    seeds = count(1)
-    return per_second(lambda: engine.infer(jobs(somebody(batch, size, next(seeds)), batch)), batch, seconds)
+    images = noise(batch, size)
+    return per_second(lambda: engine.infer(jobs(somebody(images), batch)), batch, seconds)
 
 
 def usual(net: Wav2Lip, size: int, device: str, seconds: float) -> float:
