@@ -101,6 +101,7 @@ class Run:
         self.used_s, self.steps, self.stage = state["used_s"], state["steps"], state["stage"]
         done = sum(self.used_s.values()) / 60
         sys.stdout.write(f"going on in {self.out}, where {done:.1f} of {self.minutes:g} minutes are done\n")
+        sys.stdout.flush()
         optimizer: dict[str, Any] | None = state["optimizer"]
         return optimizer
 
