@@ -35,6 +35,7 @@ from scripts.lips.truth import in_a_row
 from studio.dub import dub, write_film
 from studio.landmarks import Landmarker
 
+FILE_NAME = str.maketrans(" ", "-", "()")
 MOUTH_ROWS = 8  # of the landmarks: `Avatar.mouth`
 HEADS = (
     "offset ms",
@@ -117,7 +118,7 @@ def films(clips: list[Path], out: Path, model: Path, modelfile: str) -> Iterator
         }
         yield clip, "real", clip
         for way, (images, pcm) in ways.items():
-            path = out / f"{clip.stem}-{way.replace(' ', '-').strip('()')}.mp4"
+            path = out / f"{clip.stem}-{way.translate(FILE_NAME)}.mp4"
             write_film(path, images, pcm, avatar.size)
             yield clip, way, path
 
