@@ -565,7 +565,7 @@ def _as_client_config(server: IceServer) -> dict[str, str]:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until told to stop; told again while it stops, leave at once."""
     settings = read_settings()
     log.set_up(settings.log_level, settings.log_file)
 
@@ -576,6 +576,9 @@ def main() -> None:
         web.run_app(make_app(settings), host=settings.host, port=settings.listenport, print=serving, access_log=None)
     except (VivaceError, OSError, ModuleNotFoundError) as error:
         raise SystemExit(f"Vivace cannot start: {error}") from error
+    except (web.GracefulExit, KeyboardInterrupt):
+        logger.warning("told again to stop: leaving at once")
+        os._exit(1)  # threads that nobody ends any more would keep the process
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+
+import app
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +65,20 @@ def test_it_serves_with_no_flag_and_leaves_when_told(served: tuple[subprocess.Po
     assert process.wait(20) == 0
     assert process.stderr
     assert re.search(rf"ready: open {url}", process.stderr.read())
+
+
+def test_told_again_while_it_stops_it_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+
+    def told_again(*_: object, **__: object) -> None:
+        raise web.GracefulExit
+
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setattr("core.log.set_up", lambda *_: None)
+    monkeypatch.setattr("aiohttp.web.run_app", told_again)
+    monkeypatch.setattr("os._exit", left.append)
+    app.main()
+    assert left == [1]
 
 
 @pytest.mark.parametrize(
