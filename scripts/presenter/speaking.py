@@ -21,7 +21,8 @@ from scripts.lips.sound import VOICE_RANGE_DB, Sound, expected_opening
 
 Weights = NDArray[np.float32]  # (n, len(VISEMES)) in [0, 1]
 
-TICK_MS, SAMPLES_PER_MS = 40, 24
+TICK_MS = 40
+SAMPLES_PER_MS = 24  # as the speech set counts them
 VISEMES = ("PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "I", "O", "U")
 
 PULL = {"PP": 5.0, "FF": 4.0, "TH": 1.4, "DD": 0.6, "kk": 0.35, "CH": 2.0, "SS": 1.3, "nn": 0.5, "RR": 0.9}
@@ -32,7 +33,7 @@ MEET_REACH_MS = 45.0  # a closure is entered and left over this time
 CARRIED = 0.5  # how much of the next vowel shows through a consonant that has no lips of its own
 OPEN = VISEMES.index("aa")
 JAW = (0.15, 0.85)  # how much of an open jaw shows through what is said, softly and as loud as usual
-LOUD_REACH_MS = 25.0
+LOUD_REACH_MS = 25.0  # a jaw is slower than a voice
 JAW_OF_ROUND = 0.6  # of that, while lips are round
 NARROW = ("w", "ɥ")  # nothing of it: lips all but meet
 OPEN_TO_VOWEL = ("kk", "DD", "nn", "SS")
